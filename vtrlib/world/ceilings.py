@@ -155,7 +155,8 @@ def expected_recall(scores: Floats, relevant: NDArray[np.bool_], k: int) -> floa
 
 
 def _rows_to_one(weights: NDArray[np.int64]) -> Floats:
-    return weights / weights.sum(1, keepdims=True)
+    rows: Floats = weights / weights.sum(1, keepdims=True)
+    return rows
 
 
 def _captioned_share(counts: NDArray[np.int64], view: str) -> Floats:

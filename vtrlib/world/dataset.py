@@ -78,7 +78,8 @@ class MovingDigits(Dataset[Video]):
         return self.size
 
     def __repr__(self) -> str:
-        return f"MovingDigits({self.split!r}, {self.view!r}, domain={self.domain!r}, seed={self.seed}, size={self.size})"
+        settings = f"domain={self.domain!r}, seed={self.seed}, size={self.size}"
+        return f"MovingDigits({self.split!r}, {self.view!r}, {settings})"
 
     def __getitem__(self, index: int) -> Video:
         return self.__getitems__([index])[0]

@@ -70,4 +70,5 @@ class Draws:
     def weighted(self, name: str, weights: ArrayLike) -> Ints:
         """Indices with probability proportional to non-negative integer `weights` (last axis; the rest broadcasts)."""
         edges = np.cumsum(np.asarray(weights, dtype=np.int64), axis=-1)
-        return (self.below(name, edges[..., -1])[..., None] >= edges).sum(-1)
+        index: Ints = (self.below(name, edges[..., -1])[..., None] >= edges).sum(-1)
+        return index

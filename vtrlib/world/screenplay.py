@@ -68,7 +68,7 @@ class Screenplay:
 @cache
 def digit_images() -> NDArray[np.int64]:
     """The 1,797 handwritten digits of UCI's optical recognition set, (1797, 8, 8) integers 0 … 16."""
-    images = load_digits().images.astype(np.int64)
+    images: Ints = load_digits().images.astype(np.int64)
     images.setflags(write=False)
     return images
 

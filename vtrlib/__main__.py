@@ -1,0 +1,67 @@
+"""The shell's way in: `python -m vtrlib results`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from vtrlib import check, experiments, ledger
+from vtrlib import studies as studies  # importing it fills the registry
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program's name; by default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 after a message where an id, the ledger or its folder is at fault.
+    """
+    parser = argparse.ArgumentParser(prog="python -m vtrlib")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    results = commands.add_parser("results", help="run what the ledger lacks")
+    results.add_argument("ids", nargs="*", metavar="ID", help="only these experiments; all of them if none is given")
+    results.add_argument("--list", action="store_true", help="say what is present, missing or stale, and run nothing")
+    arguments = parser.parse_args(argv)
+    return _results(arguments.ids, arguments.list)
+
+
+def _results(ids: Sequence[str], only_list: bool) -> int:
+    known = experiments.REGISTRY
+    try:
+        folder = ledger.results_folder()
+        rows = ledger.read_rows(folder)
+        chosen = [known[check.one_of("ID", id, known)] for id in dict.fromkeys(ids)] or list(known.values())
+    except (OSError, ValueError) as error:
+        return _fail(error)
+    states = {one.id: experiments.state(one, rows) for one in chosen}
+    if only_list:
+        if not ids:  # rows that another command made, say on real data
+            states |= {id: "present, no experiment of that id" for id in rows if id not in known}
+        for id, state in states.items():
+            print(f"{id:32} {state}")
+        return 0
+    for one in chosen:
+        if states[one.id] == "present":
+            print(f"{one.id}: present. To run it again, delete {folder / one.id}.json")
+            continue
+        try:
+            experiments.run(one, folder, partial(print, flush=True))
+        except PermissionError as error:
+            return _fail(error)
+        print(f"{one.id}: wrote {folder / one.id}.json")
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
