@@ -251,7 +251,7 @@ def test_the_table() -> None:
     table = claims.markdown(board, ROWS).splitlines()
     assert len(table) == 4
     assert table[2] == (
-        "| `toy-order`, PIG, Sec. 3 | If $\\|x\\|$, then `a\\|b`. So what. "
+        "| If $\\|x\\|$, then `a\\|b`. So what. *PIG, Sec. 3* (`toy-order`) "
         "| **reproduced in miniature**: `ordered` − `bag` = +0.1, 95 % interval +0.0752 to +0.125, 3 seeds "
         "| chapter 2, [order](#sec-order); `vtrlib.ledger.Row`; `tests/test_toy.py::test_order` |"
     )

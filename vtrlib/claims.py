@@ -208,7 +208,7 @@ def markdown(
     """
     if paper is not None:
         checks.one_of("paper", paper, PAPERS)
-    lines = ["| claim | says | status | where |", "| --- | --- | --- | --- |"]
+    lines = ["| what the paper says | what became of it | where |", "| --- | --- | --- |"]
     for claim in claims:
         here, label = claim.anchor.split("#")
         if page not in (None, here) or paper not in (None, claim.paper):
@@ -219,9 +219,10 @@ def markdown(
         where += [f"`{name}`" for name in (claim.object, claim.test) if name]
         says = f"{claim.statement} {claim.effect}" if claim.effect else claim.statement
         cells = (
-            f"`{claim.id}`, {claim.paper}, {claim.place}", says, f"**{verdict.status}**: {verdict.detail}",
+            f"{says} *{claim.paper}, {claim.place}* (`{claim.id}`)",
+            f"**{verdict.status}**: {verdict.detail}",
             "; ".join(where),
-        )  # fmt: skip
+        )
         lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else "No claim stands here yet."
 

@@ -123,7 +123,7 @@ class MovingDigits(Dataset[Video]):
 
     @property
     def screenplay(self) -> Screenplay:
-        """What happens in every video of the dataset, as arrays: the world's truth, without a pixel rendered."""
+        """The world's truth as arrays, what happens in every video of the dataset, without a pixel rendered."""
         if self._play is None:
             self._play = self._write(np.arange(self.size))
         return self._play

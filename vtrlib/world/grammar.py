@@ -27,9 +27,9 @@ MOTION_PHRASES: tuple[tuple[str, ...], ...] = (
 )
 _TEMPLATES = (
     "a {colour} {digit} {motion}{cue}",
-    "the digit {digit} , painted {colour} , {motion}{cue}",
+    "the digit {digit} painted {colour} {motion}{cue}",
     "there is a {digit} in {colour} that {motion}{cue}",
-    "a {digit} {motion}{cue} ; it is {colour}",
+    "a {digit} written in {colour} ink {motion}{cue}",
     "{colour} is the {digit} that {motion}{cue}",
 )
 _NO_CUE, _SCENE_CUE, _COARSE_CUE = 0, 1, 2

@@ -124,8 +124,7 @@ def render(play: Screenplay, staging: Staging | None = None) -> tuple[Bytes, NDA
     """Paint the videos of a screenplay.
 
     Returns:
-        frames: (N, F, 3, H, W) uint8.
-        mask: (N, F, H, W) bool, True on the pixels of the moving digit.
+        The frames, (N, F, 3, H, W) uint8, and the mask, (N, F, H, W) bool, True on the pixels of the moving digit.
     """
     staging = stage(play) if staging is None else staging
     scene, fog = _backgrounds(play)

@@ -1,0 +1,52 @@
+"""The README's tour does what its comments say, and its pictures show the world as it is."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+sys.path.insert(0, str(ROOT / ".ci"))
+import pictures  # noqa: E402
+
+
+def test_the_tour_prints_what_it_says():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict[str, object] = {}
+    compared = 0
+    for line in code.splitlines():
+        source, _, comment = line.partition("  #")
+        if " = " in source or source.startswith("from"):
+            exec(source, names)
+        elif source.strip():
+            value, said = repr(eval(source, names)), comment.strip().split(":")[0]
+            if not said.startswith("R@K"):
+                assert re.sub(r"\s", "", value) == re.sub(r"\s", "", said)
+                compared += 1
+    assert compared == 3
+
+
+def test_every_command_it_names_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    named = set(re.findall(r"make ([a-z]+)\b", re.sub(r"install make|make (is|and)\b", "", README)))
+    assert {"book", "test", "page", "lab", "run", "sync", "results"} <= named <= targets
+
+
+def test_links_and_pictures_are_there():
+    for link in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / link).is_file(), link
+
+
+def test_pictures_show_the_world_as_it_is(tmp_path):
+    pictures.cover(tmp_path)
+    for name in ("moving-digits.png", "moving-digits.gif"):
+        with Image.open(ROOT / "book" / "_static" / name) as stored, Image.open(tmp_path / name) as drawn:
+            assert getattr(stored, "n_frames", 1) == getattr(drawn, "n_frames", 1) == (8 if name.endswith("gif") else 1)
+            for frame in range(getattr(stored, "n_frames", 1)):
+                stored.seek(frame), drawn.seek(frame)
+                difference = np.asarray(stored.convert("RGB")).astype(int) - np.asarray(drawn.convert("RGB"))
+                # the GIF's palette is chosen by Pillow, so its colours may shift a little with a new version
+                assert np.abs(difference).mean() < (2 if name.endswith("gif") else 1e-9), f"{name}: run .ci/pictures.py"
