@@ -102,11 +102,12 @@ def posterior(
             if not order and card.OPPOSITE[event.motion] != event.motion:
                 moves = play.motion // 2 == event.motion // 2
                 direction = np.where(hidden, 1.0, 0.5)
-            agrees = play.used & (blur | (play.digit == event.digit)) & (pale | (play.colour == event.colour))
-            agrees = agrees & (hidden | moves)
-            likely = np.where(blur[..., None], p_digit[:, event.digit], 1.0)
-            likely = likely * np.where(pale[..., None], p_colour[:, event.colour], 1.0)
-            likely = likely * np.where(hidden[..., None], p_motion[:, event.motion], 1.0)
+            agrees = play.used & (hidden | moves)
+            agrees &= blur | (play.digit == event.digit)
+            agrees &= pale | (play.colour == event.colour)
+            likely = np.where(blur[..., None], p_digit[:, event.digit], 1)
+            likely = likely * np.where(pale[..., None], p_colour[:, event.colour], 1)
+            likely = likely * np.where(hidden[..., None], p_motion[:, event.motion], 1)
             allowed = np.isin(scenes, list(query.scenes))
             p = agrees * direction * (scene * likely * allowed).sum(-1)  # (V, M)
             known[key] = p.sum(1) * weight, 1 - np.prod(1 - p, axis=1)
