@@ -7,8 +7,10 @@ attributes are o, the probability that the query was written for it is, up to a 
                         · Π_a P(e_a | s)   over the attributes a that are erased in m.
 
 *With context* the scene is known: other frames of the video show it. *Without*, a moment is judged by its own frames;
-where they are degraded they hide the scene, and only P(s | o) ∝ Π P(o_a | s) is left. Ranking by the probability that
-a video is the annotated one maximises every expected R@K, so no model that sees as much can score more on average.
+where they are degraded they hide the scene, and only P(s | o) ∝ Π P(o_a | s) is left; and P(captioned) is taken as equal
+for all, while with context it follows from the number of moments. Ranking by the probability that a video is the
+annotated one maximises the expected R@K of each query, so nothing that answers each query on its own from the same
+evidence scores more on average. Scoring all queries jointly, as dual softmax does, may.
 """
 
 from __future__ import annotations

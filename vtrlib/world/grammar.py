@@ -13,7 +13,7 @@ from vtrlib.world.draws import Draws
 from vtrlib.world.screenplay import Screenplay
 from vtrlib.world.stage import POSES, Staging
 
-__all__ = ["MOTION_PHRASES", "cue_phrase", "cue_scenes", "frame_captions", "moment_captions"]
+__all__ = ["MOTION_PHRASES", "TEMPLATES", "cue_phrase", "cue_scenes", "frame_caption", "frame_captions", "moment_captions", "motion_clause"]
 
 MOTION_PHRASES: tuple[tuple[str, ...], ...] = (
     ("moves left", "slides to the left", "drifts leftwards"),
@@ -25,11 +25,11 @@ MOTION_PHRASES: tuple[tuple[str, ...], ...] = (
     ("spins", "turns around", "rotates"),
     ("blinks", "flashes on and off", "flickers"),
 )
-_TEMPLATES = (
+TEMPLATES = (
     "a {colour} {digit} {motion}{cue}",
     "the digit {digit} painted {colour} {motion}{cue}",
-    "there is a {digit} in {colour} that {motion}{cue}",
-    "a {digit} written in {colour} ink {motion}{cue}",
+    "there is {a_digit} in {colour} that {motion}{cue}",
+    "{a_digit} written in {colour} ink {motion}{cue}",
     "{colour} is the {digit} that {motion}{cue}",
 )
 _NO_CUE, _SCENE_CUE, _COARSE_CUE = 0, 1, 2
@@ -51,13 +51,14 @@ def moment_captions(play: Screenplay, n: int, slot: int, key: Draws) -> tuple[st
     if not play.captioned[n, slot]:
         return ()
     cue = cue_phrase(int(play.cue[n, slot]), int(play.scene[n]))
-    order = np.argsort(key.slots(len(_TEMPLATES)).bits("template"))[: card.PARAPHRASES]
-    phrases = MOTION_PHRASES[play.motion[n, slot]]
+    order = np.argsort(key.slots(len(TEMPLATES)).bits("template"))[: card.PARAPHRASES]
+    phrases, digit = MOTION_PHRASES[play.motion[n, slot]], card.DIGIT_WORDS[play.digit[n, slot]]
     first = int(key.below("phrase", len(phrases)))
     return tuple(
-        _TEMPLATES[template].format(
+        TEMPLATES[template].format(
             colour=card.COLOURS[play.colour[n, slot]],
-            digit=card.DIGIT_WORDS[play.digit[n, slot]],
+            digit=digit,
+            a_digit=_with_article(digit),
             motion=phrases[(first + k) % len(phrases)],
             cue=f" {cue}" if cue else "",
         )
@@ -75,18 +76,24 @@ def frame_captions(play: Screenplay, staging: Staging, n: int, motion_words: Dra
     """
     captions = []
     for f in range(play.frames):
-        text = _frame_caption(play, staging, n, f)
+        text = frame_caption(play, staging, n, f)
         slot = staging.slot[n, f]
         if motion_words is not None and staging.visible[n, f]:
-            key = motion_words.each(f)
-            if key.below("says motion", card.MOTION_WORD_EVERY) == 0:
-                phrases = MOTION_PHRASES[play.motion[n, slot]]
-                text += f" that {phrases[int(key.below('phrase', len(phrases)))]}"
+            text += motion_clause(int(play.motion[n, slot]), motion_words.each(f))
         captions.append(text)
     return tuple(captions)
 
 
-def _frame_caption(play: Screenplay, staging: Staging, n: int, f: int) -> str:
+def motion_clause(motion: int, key: Draws) -> str:
+    """How the digit moves, for one caption in `card.MOTION_WORD_EVERY`; for the others nothing. `key` decides."""
+    if key.below("says motion", card.MOTION_WORD_EVERY) != 0:
+        return ""
+    phrases = MOTION_PHRASES[motion]
+    return f" that {phrases[int(key.below('phrase', len(phrases)))]}"
+
+
+def frame_caption(play: Screenplay, staging: Staging, n: int, f: int) -> str:
+    """What frame `f` of video `n` alone shows."""
     slot, degradation = staging.slot[n, f], card.DEGRADATIONS[staging.degradation[n, f]]
     if staging.curtain[n, f]:
         return "a closed curtain"
@@ -99,7 +106,11 @@ def _frame_caption(play: Screenplay, staging: Staging, n: int, f: int) -> str:
     size = "small " if span < 10 else "large " if span > 15 else ""
     turned = "" if eighth == 0 else "upside-down " if eighth == 4 else "tilted "
     place = _place(int(staging.x[n, f]), int(staging.y[n, f]))
-    return f"a {size}{turned}{thing} {place} {surroundings}"
+    return f"{_with_article(f'{size}{turned}{thing}')} {place} {surroundings}"
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' and not words.startswith('one') else 'a'} {words}"
 
 
 def _place(x: int, y: int) -> str:

@@ -1,7 +1,7 @@
 """Pixels of Moving Digits, many videos at once.
 
 All arithmetic is on integers (or on floats that hold integers exactly), so a frame is the same bytes on every
-machine. Layout: N videos, F frames, colour channels first.
+machine. Layout: V videos, F frames, colour channels first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vtrlib.world import card
 from vtrlib.world.draws import Draws
-from vtrlib.world.screenplay import Screenplay, digit_images
+from vtrlib.world.screenplay import Screenplay, digit_images, image_pools
 from vtrlib.world.stage import BASE_POSE, POSES, Staging, stage
 
 __all__ = ["render", "sprites"]
@@ -53,13 +53,15 @@ def _resampling(span: int, eighth: int) -> NDArray[np.float64]:
 def sprites() -> Bytes:
     """Opacity of every handwritten digit in every pose, (1797 + 1, len(POSES), CANVAS, CANVAS), 0 … 255.
 
-    The last row is the mean of all digits, what is left of a digit when it is blurred beyond recognition.
+    The last row is the mean of the training digits, what is left of a digit when it is blurred beyond recognition.
     """
     images = digit_images().reshape(-1, 64).astype(np.float64)  # exact: all sums stay far below 2**53
     weights = np.concatenate([_resampling(*pose) for pose in POSES], axis=1)
     ink = (images @ weights).astype(np.int64)  # at most 16 · 4096²
     alpha = np.minimum(ink * 340 // (16 * _ONE**2), 255)  # strokes are thin: lift their centre to full opacity
-    blob = alpha.sum(0) * 3 // (2 * len(alpha))  # half again the mean, so that it is as bright as a digit
+    table, _ = image_pools("train")
+    seen = alpha[table[table >= 0]]
+    blob = seen.sum(0) * 3 // (2 * len(seen))  # half again the mean, so that it is as bright as a digit
     alpha = np.concatenate([alpha, np.minimum(blob, 255)[None]])
     bank = alpha.astype(np.uint8).reshape(-1, len(POSES), card.CANVAS, card.CANVAS)
     bank.setflags(write=False)
@@ -91,26 +93,26 @@ def _grain() -> Ints:
 
 
 def _rolled(offset: Ints) -> tuple[Ints, Ints]:
-    """Row and column indices (N, H, 1), (N, 1, W) of a tile rolled by `offset` (0 … H·W−1)."""
+    """Row and column indices (V, H, 1), (V, 1, W) of a tile rolled by `offset` (0 … H·W−1)."""
     step = np.arange(card.SIZE)
     rows = (step[None, :, None] + offset[:, None, None] // card.SIZE) % card.SIZE
     return rows, (step[None, None, :] + offset[:, None, None] % card.SIZE) % card.SIZE
 
 
 def _backgrounds(play: Screenplay) -> tuple[Bytes, Bytes]:
-    """The scene with its clutter, and the fog, for each video: (N, 3, H, W) each."""
+    """The scene with its clutter, and the fog, for each video: (V, 3, H, W) each."""
     colour = np.array(card.SCENE_RGB)[play.scene]
     rows, columns = _rolled(play.texture)
     scene = _patterns()[play.scene[:, None, None], rows, columns][:, None] + colour[:, :, None, None]
 
     step = np.arange(card.SCRAP)
     video = np.arange(len(play.scene))[:, None, None, None]
-    scrap_rows = play.clutter_y[:, :, None, None] + step[:, None]  # (N, C, S, S)
+    scrap_rows = play.clutter_y[:, :, None, None] + step[:, None]  # (V, C, side, side)
     scrap_columns = play.clutter_x[:, :, None, None] + step
     bank = sprites()[:-1, BASE_POSE]
-    which = (play.clutter % len(bank))[:, :, None, None]
-    corner = (3 + 5 * (play.clutter % 2))[:, :, None, None]  # a scrap is a quarter of a sprite, never a whole digit
-    piece = bank[which, corner + step[:, None], corner + step]
+    top = 2 + 6 * (play.clutter_corner // 2)[:, :, None, None]  # a quarter of a digit, never a whole one
+    left = 2 + 6 * (play.clutter_corner % 2)[:, :, None, None]
+    piece = bank[play.clutter[:, :, None, None], top + step[:, None], left + step]
     lift = np.zeros((len(play.scene), card.SIZE, card.SIZE), dtype=np.int64)
     np.maximum.at(lift, (video, scrap_rows, scrap_columns), piece.astype(np.int64) * 60 // 255)
 
@@ -124,7 +126,7 @@ def render(play: Screenplay, staging: Staging | None = None) -> tuple[Bytes, NDA
     """Paint the videos of a screenplay.
 
     Returns:
-        The frames, (N, F, 3, H, W) uint8, and the mask, (N, F, H, W) bool, True on the pixels of the moving digit.
+        The frames, (V, F, 3, H, W) uint8, and the mask, (V, F, H, W) bool, True on the pixels of the moving digit.
     """
     staging = stage(play) if staging is None else staging
     scene, fog = _backgrounds(play)
@@ -142,12 +144,12 @@ def render(play: Screenplay, staging: Staging | None = None) -> tuple[Bytes, NDA
     degradation = staging.degradation[video, frame]
     bank = sprites()
     image = np.where(degradation == card.DEGRADATIONS.index("blur"), len(bank) - 1, play.image[video, slot])
-    alpha = bank[image, pose]  # (A, S, S)
+    alpha = bank[image, pose]  # (A, side, side)
     ink = np.array(card.COLOUR_RGB, dtype=np.uint16)[play.colour[video, slot]]
     ink[degradation == card.DEGRADATIONS.index("low contrast")] = card.FOG + _LOW_CONTRAST
 
     step = np.arange(card.CANVAS)
-    rows = staging.y[video, frame][:, None] + step  # (A, S)
+    rows = staging.y[video, frame][:, None] + step  # (A, side)
     columns = staging.x[video, frame][:, None] + step
     where = (video[:, None, None], frame[:, None, None], rows[:, :, None], columns[:, None, :])
     for channel in range(3):

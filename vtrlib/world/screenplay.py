@@ -1,7 +1,7 @@
 """Everything about a video that is decided before a pixel is drawn.
 
-`write(...)` gives the screenplays of many videos at once as arrays: N videos, M slots for moments (the first
-`counts[n]` are used, in order of time). All draws are named (`vtrlib.world.draws`), so a video's screenplay
+`write(...)` gives the screenplays of many videos at once as arrays: V videos, M slots for moments (the first
+`counts[v]` are used, in order of time). All draws are named (`vtrlib.world.draws`), so a video's screenplay
 depends on its split, view, domain, seed and index alone.
 """
 
@@ -25,12 +25,13 @@ UNUSED = -1
 
 @dataclass(frozen=True)
 class Screenplay:
-    """What happens in N videos, when and where.
+    """What happens in V videos, when and where.
 
-    Attributes of shape (N,): `scene`; `counts`, moments used; `duplicate_of`, −1 for none; `texture`, how far the
+    Attributes of shape (V,): `scene`; `counts`, moments used; `duplicate_of`, −1 for none; `texture`, how far the
     scene's pattern is rolled; `brightness` and `grain`, how this copy was recorded; and `frames`, their number F
-    (an int, the same for all). Of shape (N, C): `clutter`, `clutter_x`, `clutter_y`, which scraps lie where.
-    Attributes of shape (N, M), meaningful in the first `counts[n]` slots: `digit`, `colour`, `motion`, `start`,
+    (an int, the same for all). Of shape (V, C), C = `card.SCRAPS`: `clutter`, the image a scrap is torn from;
+    `clutter_corner`, which quarter of it; `clutter_x`, `clutter_y`, where it lies.
+    Attributes of shape (V, M), meaningful in the first `counts[v]` slots: `digit`, `colour`, `motion`, `start`,
     `end`, `captioned` (bool), `cue` (0 none, 1 the scene's name, 2 coarse), `degradation`, `image` (row of
     `digit_images()`), `x`, `y` (where the sprite's canvas stands when it rests, pixels), `turn` (±1, the sense
     of a spin).
@@ -44,6 +45,7 @@ class Screenplay:
     brightness: Ints
     grain: Ints
     clutter: Ints
+    clutter_corner: Ints
     clutter_x: Ints
     clutter_y: Ints
     digit: Ints
@@ -61,7 +63,7 @@ class Screenplay:
 
     @property
     def used(self) -> NDArray[np.bool_]:
-        """(N, M), True where a slot holds a moment."""
+        """(V, M), True where a slot holds a moment."""
         return np.arange(self.digit.shape[1]) < self.counts[:, None]
 
 
@@ -95,7 +97,7 @@ def image_pools(split: str) -> tuple[Ints, Ints]:
 
 
 def write(indices: NDArray[np.int64], split: str, view: str, domain: str = "all", seed: int = 0) -> Screenplay:
-    """Write the screenplays of the videos `indices` (N,) of a split and view."""
+    """Write the screenplays of the videos `indices` (V,) of a split and view."""
     every = Draws.of("moving digits", card.WORLD_VERSION, split, view, domain, seed)
     own = every.each(indices)
     # A near-duplicate has an odd index and repeats an even one, so what is repeated is never a repeat itself.
@@ -132,7 +134,8 @@ def write(indices: NDArray[np.int64], split: str, view: str, domain: str = "all"
         texture=story.below("texture", card.SIZE**2),
         brightness=own.below("brightness", 17) - 8,
         grain=own.below("grain", card.SIZE**2),
-        clutter=scraps.below("clutter", 1 << 16),
+        clutter=table[table != UNUSED][scraps.below("clutter", pool.sum())],
+        clutter_corner=scraps.below("clutter corner", 4),
         clutter_x=scraps.below("clutter x", card.SIZE - card.SCRAP + 1),
         clutter_y=scraps.below("clutter y", card.SIZE - card.SCRAP + 1),
         digit=digit,
@@ -157,7 +160,7 @@ def _nudge(place: Ints, own: Draws, name: str, repeats: NDArray[np.bool_], room:
 
 
 def _deal(slots: Draws, described: Ints, counts: Ints) -> NDArray[np.bool_]:
-    """Which slots are captioned: `described[n]` of the first `counts[n]`, each choice equally likely. (N, M)."""
+    """Which slots are captioned: `described[n]` of the first `counts[v]`, each choice equally likely. (V, M)."""
     lot = slots.bits("captioned slot")
     lot = np.where(np.arange(lot.shape[1]) < counts[:, None], lot, np.iinfo(np.uint64).max)
     rank = lot.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
@@ -165,7 +168,7 @@ def _deal(slots: Draws, described: Ints, counts: Ints) -> NDArray[np.bool_]:
 
 
 def _schedule(slots: Draws, story: Draws, counts: Ints) -> tuple[Ints, Ints]:
-    """Start and end of each moment, (N, M) each: drawn lengths, and the frames left over shared among the gaps."""
+    """Start and end of each moment, (V, M) each: drawn lengths, and the frames left over shared among the gaps."""
     shortest, longest = card.LENGTHS[0], card.LENGTHS[-1]
     used = np.arange(card.SLOTS) < counts[:, None]
     length = np.where(used, shortest + slots.below("length", longest - shortest + 1), 0)

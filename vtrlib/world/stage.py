@@ -32,7 +32,7 @@ _SPIN, _BLINK = 6, 7
 
 @dataclass(frozen=True)
 class Staging:
-    """What each of the N×F frames shows; every attribute has shape (N, F).
+    """What each of the V×F frames shows; every attribute has shape (V, F).
 
     Attributes:
         slot: the moment's slot in the screenplay, −1 between moments.
@@ -56,12 +56,12 @@ def stage(play: Screenplay) -> Staging:
     frame = np.arange(play.frames)
     inside = (
         (play.start[:, :, None] <= frame) & (frame < play.end[:, :, None]) & play.used[:, :, None]
-    )  # (N, M, F): moments never overlap, so at most one slot claims a frame
+    )  # (V, M, F): moments never overlap, so at most one slot claims a frame
     busy = inside.any(1)
     slot = np.where(busy, inside.argmax(1), 0)
 
     def at(values: Ints) -> Ints:
-        return np.take_along_axis(values, slot, axis=1)  # (N, M) -> (N, F)
+        return np.take_along_axis(values, slot, axis=1)  # (V, M) -> (V, F)
 
     motion, length = at(play.motion), np.maximum(at(play.end) - at(play.start), 2)
     k = np.clip(frame - at(play.start), 0, length - 1)
