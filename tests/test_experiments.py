@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,53 @@ def test_an_unknown_id_and_a_bad_row_are_told_without_a_traceback(
     assert ran == []
 
 
+def test_a_seed_resumes_inside_from_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept while settings and code are the same; the time that went into what is there is counted."""
+    seen: list[list[str]] = []
+    now, fails = [1000.0], [True]
+    code = ["one"]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(experiments, "_code", lambda: code[0])
+
+    def register(scale: float) -> None:
+        experiments.REGISTRY.clear()
+
+        @experiments.experiment("toy", seeds=(3,), scale=scale)
+        def toy(seed: int, folder: Path, scale: float) -> dict[str, float]:
+            seen.append(sorted(path.name for path in folder.iterdir()))
+            (folder / f"after {len(seen)}").touch()
+            os.utime(folder / f"after {len(seen)}", (0, now[0] + 40))
+            if fails[0]:
+                now[0] += 500  # it runs on, keeps nothing more, and dies
+                raise RuntimeError("killed")
+            return {"score": scale}
+
+    for change in (None, None, "code", "scale", "scale"):
+        register(scale=3.0 if change == "scale" else 2.0)
+        code[0] = "two" if change in ("code", "scale") else "one"
+        with pytest.raises(RuntimeError, match="killed"):
+            main(["results"])
+    fails[0] = False
+    assert main(["results"]) == 0
+    assert seen == [[], ["after 1"], [], [], ["after 4"], ["after 4", "after 5"]], (
+        "other code, or other settings, begin anew"
+    )
+    assert 80 <= ledger.read_row(folder / "toy.json").wall_seconds < 81
+    assert [path.name for path in folder.rglob("*") if not path.is_dir()] == ["toy.json"]
+
+
+def test_ctrl_c_is_told_without_a_traceback(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for said, expected in [(("Stopped after step 4.",), "Stopped after step 4."), ((), "run the same command again")]:
+        experiments.REGISTRY.clear()
+
+        @experiments.experiment("toy", seeds=(3,))
+        def toy(seed: int, said: tuple[str, ...] = said) -> dict[str, float]:
+            raise KeyboardInterrupt(*said)
+
+        assert main(["results"]) == 130
+        assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("id", "seeds", "config", "message"),
     [
@@ -157,12 +206,13 @@ def test_an_unknown_id_and_a_bad_row_are_told_without_a_traceback(
         ("other", (), {}, r"seeds=\(\) of 'other'"),
         ("other", (1, 1), {}, r"seeds=\(1, 1\) of 'other'"),
         ("other", (1,), {"seed": 2}, "config of 'other': found 'seed'"),
+        ("other", (1,), {"folder": "x"}, "config of 'other': found 'folder'"),
         ("other", (1,), {"path": Path()}, "config of 'other': .*not JSON serializable"),
         ("other", (1,), {"rate": float("nan")}, "config of 'other'"),
     ],
 )
 def test_a_bad_registration_is_refused(
-    folder: Path, id: str, seeds: tuple[int, ...], config: dict[str, object], message: str
+    folder: Path, id: str, seeds: tuple[int, ...], config: dict[str, Any], message: str
 ) -> None:
     register()
     with pytest.raises(ValueError, match=message):

@@ -85,7 +85,8 @@ BAD = [
     ("metrics", {}, "metrics: found {}, expected a mapping of one or more metrics"),
     ("metrics", {"R@1": [1, 2, "3"]}, "found '3', expected a finite number"),
     ("metrics", {"R@1": [1, 2]}, "metrics['R@1']: found 2 numbers, expected 3, one per seed"),
-    ("canary", 2.5, "canary: found 2.5, expected a list of finite numbers, or null"),
+    ("canary", 2.5, "canary: found 2.5, expected a list of one or more finite numbers, or null"),
+    ("canary", [], "canary: found [], expected a list of one or more finite numbers, or null"),
     ("host", "here", "top level: Additional properties are not allowed ('host' was unexpected)"),
     ("seeds", ..., "top level: 'seeds' is a required property"),
 ]

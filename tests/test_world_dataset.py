@@ -194,8 +194,28 @@ def test_cross_domain_splits_share_nothing(what):
     assert values[0] == {0, 1, 2, 3} and values[1] == {4, 5}
 
 
-def test_seeds_are_other_worlds():
-    assert fingerprint(MovingDigits("val", seed=1)[0]) != fingerprint(MovingDigits("val")[0])
+def test_seeds_views_splits_and_domains_are_other_worlds():
+    worlds = [MovingDigits("val", seed=s) for s in (0, 1, 2, 2**62)]
+    worlds += [MovingDigits("test"), MovingDigits("val", domain="seen scenes"), MovingDigits("val", "untrimmed")]
+    stories = {(w.screenplay.texture[:9].tobytes(), w.screenplay.digit[:9, 0].tobytes()) for w in worlds}
+    assert len(stories) == len(worlds)
+
+
+def test_negative_indices_count_from_the_end_of_a_sized_world():
+    world = MovingDigits("val", size=5)
+    assert fingerprint(world[-2]) == fingerprint(world[3]) == fingerprint(MovingDigits("val")[3])
+    assert world.pretraining_captions(-2) == world.pretraining_captions(3)
+
+
+def test_the_first_video_can_be_repeated():
+    """Index 0 is a source like any other, not a word for none."""
+    for seed in range(60):
+        world = MovingDigits("train", seed=seed)
+        copies = np.flatnonzero(world.screenplay.duplicate_of == 0)
+        if len(copies):
+            assert world[int(copies[0])].duplicate_of == 0
+            return
+    raise AssertionError("no seed repeats its first video")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 
-from vtrlib import check, experiments, ledger
+from vtrlib import canary, check, experiments, ledger
 from vtrlib import studies as studies  # importing it fills the registry
 
 __all__ = ["main"]
@@ -20,18 +21,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 after a message where an id, the ledger or its folder is at fault.
+        The exit status: 0; 1 after a message where an id, the ledger or its folder is at fault, or a checked row is
+        stale; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m vtrlib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     results = commands.add_parser("results", help="run what the ledger lacks")
     results.add_argument("ids", nargs="*", metavar="ID", help="only these experiments; all of them if none is given")
-    results.add_argument("--list", action="store_true", help="say what is present, missing or stale, and run nothing")
+    instead = results.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="say what is present, missing or stale, and run nothing")
+    instead.add_argument("--check", action="store_true", help="replay the rows' canaries; fail if one is stale")
     arguments = parser.parse_args(argv)
-    return _results(arguments.ids, arguments.list)
+    try:
+        return _results(arguments.ids, arguments.list, arguments.check)
+    except KeyboardInterrupt as stopped:
+        again = "Interrupted. What is finished is kept: run the same command again to go on."
+        print(f"\n{str(stopped) or again}", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
-def _results(ids: Sequence[str], only_list: bool) -> int:
+def _results(ids: Sequence[str], only_list: bool, only_check: bool) -> int:
     known = experiments.REGISTRY
     try:
         folder = ledger.results_folder()
@@ -46,16 +55,33 @@ def _results(ids: Sequence[str], only_list: bool) -> int:
         for id, state in states.items():
             print(f"{id:32} {state}")
         return 0
+    status = 0
     for one in chosen:
         if states[one.id] == "present":
-            print(f"{one.id}: present. To run it again, delete {folder / one.id}.json")
+            verdict = canary.check(one, rows[one.id])
+            if only_check:
+                print(f"{one.id}: {verdict.text}", flush=True)
+                status |= verdict.state == "stale"
+                continue
+            if verdict.state != "stale":
+                print(f"{one.id}: present. To run it again, delete {folder / one.id}.json")
+                continue
+            print(f"{one.id}: {verdict.text}")
+        elif only_check:
+            print(f"{one.id}: {states[one.id]}. Run: python -m vtrlib results {one.id}")
+            status = 1
+            continue
+        lacking = canary.lacks_data(one)
+        if lacking:
+            print(f"{one.id}: {states[one.id]}, and {lacking}")
+            status |= bool(ids)  # asked for by name
             continue
         try:
             experiments.run(one, folder, partial(print, flush=True))
-        except PermissionError as error:
+        except OSError as error:
             return _fail(error)
         print(f"{one.id}: wrote {folder / one.id}.json")
-    return 0
+    return status
 
 
 def _fail(error: Exception) -> int:

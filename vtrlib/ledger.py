@@ -43,7 +43,8 @@ class Row:
         versions: as `versions()` gives it.
         wall_seconds: of all seeds together, ≥ 0.
         metrics: name to S finite numbers, one per seed, in the order of `seeds`.
-        canary: the losses of the first steps, by which a later run sees that the row is stale; or None.
+        canary: of the first seed, the losses of its first steps or other cheap numbers, by which a replay sees that
+            the row is stale (`vtrlib.canary`); or None.
     """
 
     id: str

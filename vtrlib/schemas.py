@@ -84,7 +84,12 @@ ROW = _mapping(
             "additionalProperties": _NUMBERS,
             "description": "a mapping of one or more metrics to lists of finite numbers",
         },
-        "canary": {**_NUMBERS, "type": ["array", "null"], "description": "a list of finite numbers, or null"},
+        "canary": {
+            **_NUMBERS,
+            "type": ["array", "null"],
+            "minItems": 1,
+            "description": "a list of one or more finite numbers, or null",
+        },
     }
 )
 

@@ -74,8 +74,13 @@ def posterior(
         queries: of this world; all of them by default.
         context: whether a moment is judged knowing the scene of its video, or by its own frames alone.
         order: whether frames are seen in order. Out of order, opposite motions look alike.
+
+    Raises:
+        ValueError: there is no query, or one that can be true in no video of the world.
     """
     queries = world.queries() if queries is None else queries
+    if not queries:
+        raise ValueError("queries is empty: expected at least one.")
     play = world.screenplay
     scenes, colours = (list(part) for part in card.DOMAINS[world.domain])
     p_digit, p_motion = _rows_to_one(card.DIGIT_WEIGHTS[scenes]), _rows_to_one(card.MOTION_WEIGHTS[scenes])
@@ -114,7 +119,11 @@ def posterior(
             p = agrees * direction * (scene * likely * allowed).sum(-1)  # (V, M)
             known[key] = p.sum(1) * weight, 1 - np.prod(1 - p, axis=1)
         annotated[row], contains[row] = known[key]
-    annotated /= annotated.sum(1, keepdims=True)
+    mass = annotated.sum(1, keepdims=True)
+    if not mass.all():
+        stranger = queries[int(np.flatnonzero(mass[:, 0] == 0)[0])]
+        raise ValueError(f"queries: {stranger.text!r} can be true in no video of {world!r}. Leave such queries out.")
+    annotated /= mass
     # The video the query was written for holds the event for sure; of the others we know what their frames say.
     return Posterior(annotated, annotated + (1 - annotated) * contains)
 

@@ -1,0 +1,71 @@
+"""Splits that share no source: two clips cut from one film never stand on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+__all__ = ["SHARES", "SPLITS", "source_of", "split_by_source", "split_of"]
+
+SPLITS = ("train", "val", "test")
+SHARES = (70, 10, 20)
+
+
+class HasSource(Protocol):
+    """Anything cut from a source, such as `AnnotatedVideo`."""
+
+    @property
+    def source(self) -> str: ...
+
+
+Clip = TypeVar("Clip", bound=HasSource)
+
+
+def source_of(url: str) -> str:
+    """What a clip was cut from: the video id of a YouTube address, however it is written; else the address itself."""
+    parts = urlsplit(url.strip())
+    host = (parts.hostname or "").removeprefix("www.").removeprefix("m.")
+    if host == "youtu.be" and len(parts.path) > 1:
+        return parts.path.split("/")[1]
+    if host in ("youtube.com", "youtube-nocookie.com"):
+        if ids := parse_qs(parts.query).get("v"):
+            return ids[0]
+        place, _, rest = parts.path.lstrip("/").partition("/")
+        if place in ("embed", "shorts", "v", "live") and rest:
+            return rest.split("/")[0]
+    return url.strip()
+
+
+def split_of(source: str, shares: tuple[int, int, int] = SHARES) -> str:
+    """The split of a source, "train", "val" or "test", from its name alone: the same on every machine, for ever.
+
+    The first 8 bytes of sha256(source), read as a number u in [0, 1), fall into the split whose share holds u. So a
+    video keeps its split when others are added, and clips of one source are never apart.
+
+    Args:
+        source: as `source_of` gives it.
+        shares: per cent of train, val and test; they sum to 100.
+
+    Raises:
+        ValueError: the shares do not sum to 100, or one is negative.
+    """
+    if len(shares) != len(SPLITS) or sum(shares) != 100 or min(shares) < 0:
+        raise ValueError(f"shares={shares}: expected three numbers from 0 that sum to 100, such as {SHARES}.")
+    # In integers, so that no rounding decides: u < (cumulative share) / 100.
+    u = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") * 100
+    if u < shares[0] << 64:
+        return SPLITS[0]
+    return SPLITS[1] if u < (shares[0] + shares[1]) << 64 else SPLITS[2]
+
+
+def split_by_source(clips: Iterable[Clip], shares: tuple[int, int, int] = SHARES) -> dict[str, tuple[Clip, ...]]:
+    """Clips by split, in their order; no source is in two splits. See `split_of`.
+
+    Sizes are the shares only on average, since whole sources move and each is drawn by itself.
+    """
+    found: dict[str, list[Clip]] = {name: [] for name in SPLITS}
+    for clip in clips:
+        found[split_of(clip.source, shares)].append(clip)
+    return {name: tuple(members) for name, members in found.items()}

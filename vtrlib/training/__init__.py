@@ -1,0 +1,9 @@
+"""One training loop for every model of the book, on Hugging Face Accelerate; `fit` is the way in."""
+
+from vtrlib.training import schedules
+from vtrlib.training.config import Config
+from vtrlib.training.history import History
+from vtrlib.training.loop import Interrupted, fit
+from vtrlib.training.optimisers import adamw
+
+__all__ = ["Config", "History", "Interrupted", "adamw", "fit", "schedules"]
