@@ -7,6 +7,7 @@ cross-references, which a strict build checks. A fault in a file becomes an erro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,22 @@ def _table(head: list[str], body: Iterable[Iterable[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def dollar_maths(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings write maths as the notebooks do, between dollars; Sphinx reads them as reStructuredText."""
+    text = "\n".join(lines)
+    text = re.sub(
+        r"^([ ]*)\$\$(.+?)\$\$",
+        lambda m: f"{m[1]}.. math::\n\n{m[1]}    {' '.join(m[2].split())}\n",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    text = re.sub(r"(?<![\\$`])\$([^$`]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
+    lines[:] = text.split("\n")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("scoreboard", Scoreboard)
     app.add_directive("status", Status)
+    if "sphinx.ext.autodoc" in app.extensions:
+        app.connect("autodoc-process-docstring", dollar_maths)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

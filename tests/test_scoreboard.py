@@ -196,3 +196,12 @@ def test_a_strict_build_fails(tree: Path) -> None:
     done = subprocess.run([*strict, *settings, tree, tree.parent / "out"], env=search, capture_output=True, text=True)
     assert done.returncode == 1
     assert "cross-reference target not found: 'sec-lost'" in done.stderr
+
+
+def test_maths_between_dollars_in_docstrings() -> None:
+    sys.path.insert(0, str(ROOT / ".ci"))
+    import book_directives
+
+    lines = ["A loss $x_i$ over", "$$ a", "   + b $$", "costs `$5` or $y", "z$."]
+    book_directives.dollar_maths(None, "function", "f", None, None, lines)  # type: ignore[arg-type]
+    assert "\n".join(lines) == "A loss :math:`x_i` over\n.. math::\n\n    a + b\n\ncosts `$5` or :math:`y z`."

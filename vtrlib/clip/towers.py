@@ -203,7 +203,7 @@ def load(
     source = str(folder) if local else str(name)
     if local:
         _complete(folder)
-    common = {"revision": revision, "local_files_only": local}
+    common: dict[str, Any] = {"revision": revision, "local_files_only": local}
     try:
         with _quiet(local):
             model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=dtype, **common)
@@ -222,12 +222,12 @@ def _quiet(local: bool) -> Iterator[None]:
     """No progress bar for files that are there already: it would be stored in notebooks."""
     shown = logging.is_progress_bar_enabled()
     if local:
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _features(output: Any) -> Tensor:
