@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vtrlib.experiments import experiment
 
 if TYPE_CHECKING:
     from vtrlib.clip import Towers
 
-__all__ = ["Recipe", "learning_rate", "pretrain", "ship", "zero_shot"]
+__all__ = ["Recipe", "learning_rate", "pretrain", "ship", "step_cost", "zero_shot"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Recipe:
     linear layer on its output, thrown away afterwards, scores the ten words. *Matching*: both towers learn to match
     frames with whole captions, contrastively. Matching alone would do in principle; but the digit is the one thing in
     a frame that a small transformer finds hard, and a contrastive loss between captions that differ in everything
-    hardly asks for it: after 500 steps scenes and colours were right in nine frames of ten, digits by chance.
+    hardly asks for it.
 
     Attributes:
         seed: of the weights and of the stream of frames.
@@ -82,9 +85,10 @@ def pretrain(towers: Towers, recipe: Recipe) -> Iterator[tuple[str, int, float]]
     for step in range(recipe.read_steps):
         batch = stream.batch(step, recipe.read_batch)
         ids, _ = towers.tokenize(batch.captions)
-        said = (ids[:, :, None] == digits).any(1)  # (B, 10): which digit word the caption holds, if any
-        shown = said.any(1)
-        pixels = preprocess(batch.frames.to(towers.device), towers.size, towers.mean, towers.std)[shown]
+        said = (ids[:, :, None] == digits).any(1)  # (B, 10)
+        shown = said.any(1)  # the caption names a digit
+        frames = batch.frames.to(towers.device)[shown]
+        pixels = preprocess(frames, towers.size, towers.mean, towers.std)
         features = towers.model.get_image_features(pixel_values=pixels).pooler_output
         loss = F.cross_entropy(reader(features), said[shown].float().argmax(1))
         _step(optimiser, loss, learning_rate(step, recipe.read_steps, recipe.read_rate), recipe.clip)
@@ -164,6 +168,36 @@ def ship(folder: Path, recipe: Recipe, report: Callable[[str], None] = print, ev
     }
     (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     return facts
+
+
+@experiment("tiny-clip-step", seeds=(0, 1, 2, 3, 4), batch=256, matrix=1024, steps=6)
+def step_cost(seed: int, batch: int, matrix: int, steps: int) -> dict[str, float]:
+    """Seconds of one matching step of the tiny towers on one thread, and what that is in matrix products."""
+    import time
+    from itertools import islice
+
+    import torch
+
+    from vtrlib.clip import random_towers
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a = torch.ones(matrix, matrix)
+        a @ a
+        marks = [time.perf_counter()]
+        for _ in range(10):
+            a @ a
+            marks.append(time.perf_counter())
+        rate = 2 * matrix**3 / min(end - start for start, end in pairwise(marks))
+        lessons = pretrain(random_towers(seed), Recipe(seed=seed, read_steps=0, match_steps=steps, match_batch=batch))
+        marks = [time.perf_counter()]
+        for _ in islice(lessons, steps):
+            marks.append(time.perf_counter())
+    finally:
+        torch.set_num_threads(threads)
+    best = min(end - start for start, end in pairwise(marks))
+    return {"seconds a step": best, "matmul GFLOP/s": rate / 1e9, "matmul GFLOP a step": best * rate / 1e9}
 
 
 def _adamw(parameters: list[Any], recipe: Recipe) -> Any:
