@@ -56,7 +56,7 @@ def preprocess(frames: Tensor, size: int, mean: Sequence[float] = _MEAN, std: Se
         x = F.interpolate(x, scaled, mode="bicubic", antialias=True).round().clamp(0, 255)
     top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
     x = x[..., top : top + size, left : left + size] / 255
-    to = {"dtype": x.dtype, "device": x.device}
+    to: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
     x = (x - torch.tensor(mean, **to)[:, None, None]) / torch.tensor(std, **to)[:, None, None]
     return x.reshape(*frames.shape[:-2], size, size)
 
@@ -80,19 +80,23 @@ class Towers(nn.Module):
         self._warned: set[str] = set()
 
     @property
+    def _config(self) -> Any:
+        return self.model.config
+
+    @property
     def size(self) -> int:
         """Side of the square that the vision tower sees, pixels."""
-        return int(self.model.config.vision_config.image_size)
+        return int(self._config.vision_config.image_size)
 
     @property
     def dimension(self) -> int:
         """D, width of the common space."""
-        return int(self.model.config.projection_dim)
+        return int(self._config.projection_dim)
 
     @property
     def context(self) -> int:
         """Most tokens of a sentence, [bos] and [eos] included."""
-        return int(self.model.config.text_config.max_position_embeddings)
+        return int(self._config.text_config.max_position_embeddings)
 
     @property
     def device(self) -> torch.device:

@@ -185,7 +185,10 @@ CARDS: dict[str, Card] = {
                 """
             ),
             read_by=("vtrlib.datasets.msrvtt_features", "vtrlib.datasets.load_features"),
-            commands=("pytest tests/test_datasets_features.py tests/test_datasets_words.py",),
+            commands=(
+                "python -m vtrlib results msrvtt-baseline",
+                "pytest tests/test_datasets_features.py tests/test_datasets_words.py",
+            ),
         ),
         Card(
             name="msvd-annotations",

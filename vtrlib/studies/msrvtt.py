@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 
@@ -54,7 +54,7 @@ def baseline(seed: int, width: int, epochs: int, batch_size: int, learning_rate:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.words = nn.Embedding.from_pretrained(vectors.vectors, freeze=False, padding_idx=0)
+            self.words = nn.Embedding(len(vectors.words), 128, padding_idx=0, _weight=vectors.vectors.clone())
             self.text, self.video, self.scale = Tower(), Tower(), nn.Parameter(torch.tensor(2.7))
 
         def texts(self, ids: Tensor) -> Tensor:
@@ -77,14 +77,14 @@ def baseline(seed: int, width: int, epochs: int, batch_size: int, learning_rate:
     centre, spread = features["train"].mean((0, 1)), features["train"].std((0, 1)) + 1e-6
     features = {name: (f - centre) / spread for name, f in features.items()}
 
-    def report(model: nn.Module, name: str) -> Report:
+    def report(model: Any, name: str) -> Report:
         ids, which = captions(name)
         with torch.no_grad():
             return evaluate(model.texts(ids) @ model.videos(features[name]).T, which)
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         ids, which = batch
-        videos, place = which.unique(return_inverse=True)
+        videos, place = torch.unique(which, return_inverse=True)
         scores = model.texts(ids) @ model.videos(features["train"][videos]).T
         positives = place[:, None] == torch.arange(len(videos))
         return info_nce(scores, positives, scale=model.scale.exp())

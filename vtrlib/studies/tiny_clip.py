@@ -130,7 +130,7 @@ def zero_shot(towers: Towers, split: str = "val", clips: int = 300) -> dict[str,
     training = towers.training
     towers.eval()
     with torch.no_grad():
-        seen = torch.cat([towers.encode_frames(part) for part in frames[shows].split(512)])
+        seen = torch.cat([towers.encode_frames(part) for part in torch.split(frames[shows], 512)])
         said = torch.cat([towers.encode_text(sentences[k : k + 600]) for k in range(0, len(sentences), 600)])
     towers.train(training)
     grid = said.reshape(10, len(card.COLOURS), len(places), len(card.SCENES), -1)
