@@ -22,10 +22,10 @@ from vtrlib import bindings, ledger
 from vtrlib import check as checks
 from vtrlib.ledger import Row
 from vtrlib.schemas import CLAIM, CLAIMS, EVIDENCE, PAPERS
+from vtrlib.tables import Table
 
 __all__ = [
-    "PAPERS", "STATUSES", "Claim", "Table", "Verdict", "check", "load", "markdown", "status", "summary",
-    "table",
+    "PAPERS", "STATUSES", "Claim", "Verdict", "check", "load", "markdown", "status", "summary", "table",
 ]  # fmt: skip
 
 STATUSES = (
@@ -76,19 +76,6 @@ class Verdict:
     status: str
     detail: str
     difference: ledger.Interval | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Markdown that a notebook shows as a table, and the same text in a terminal."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def load(path: str | Path) -> list[Claim]:

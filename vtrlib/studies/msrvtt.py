@@ -9,9 +9,10 @@ from vtrlib.experiments import experiment
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["baseline"]
+__all__ = ["baseline", "sources"]
 
 LENGTH = 24  # words of a caption that are read
+SCALES = (5.0, 10.0, 20.0, 50.0)  # of dual softmax and QB-Norm; validation chooses
 
 
 @experiment(
@@ -22,6 +23,9 @@ def baseline(seed: int, width: int, epochs: int, batch_size: int, learning_rate:
 
     A caption is the attention-weighted mean of its word vectors, a video that of its frames, each behind a hidden
     layer; the loss is InfoNCE in which every caption of a batch's video is a positive.
+
+    Metrics that begin with "one" are of one query per video, its first caption, as the 1k-A protocol has it: as is,
+    with dual softmax over all of them, and with QB-Norm whose bank are the first captions of the training videos.
     """
     import warnings
 
@@ -31,7 +35,7 @@ def baseline(seed: int, width: int, epochs: int, batch_size: int, learning_rate:
 
     from vtrlib.datasets import WordVectors, msrvtt_features
     from vtrlib.losses import info_nce
-    from vtrlib.metrics import Report, evaluate
+    from vtrlib.metrics import Report, dual_softmax, evaluate, querybank_norm
     from vtrlib.similarity import unit
     from vtrlib.training import Config, fit
 
@@ -102,4 +106,39 @@ def baseline(seed: int, width: int, epochs: int, batch_size: int, learning_rate:
     test = report(model, "test")
     chance = 100 / len(features["test"])
     metrics = {f"R@{k}": test.recall(k) for k in (1, 5, 10)} | {f"chance R@{k}": k * chance for k in (1, 5, 10)}
-    return metrics | {"MdR": test.median_rank, "MnR": test.mean_rank, "best step": float(history.best_step or 0)}
+    metrics |= {"MdR": test.median_rank, "MnR": test.mean_rank, "best step": float(history.best_step or 0)}
+
+    def first(name: str, gallery: str) -> Tensor:
+        """Scores of the first caption of each video of `name` with the videos of `gallery`."""
+        ids, which = captions(name)
+        firsts = torch.cat([torch.zeros(1), which.diff()]).ne(0) | (torch.arange(len(which)) == 0)
+        with torch.no_grad():
+            found: Tensor = model.texts(ids[firsts]) @ model.videos(features[gallery]).T
+        return found
+
+    ways = {
+        "one": lambda part, scale: first(part, part),
+        "one DSL": lambda part, scale: dual_softmax(first(part, part), scale=scale),
+        "one QB-Norm": lambda part, scale: querybank_norm(first(part, part), first("train", part), scale=scale),
+    }
+    for way, rescored in ways.items():
+        scale = max(SCALES, key=lambda s: evaluate(rescored("val", s), range(len(features["val"]))).sum_r)
+        found = evaluate(rescored("test", scale), range(len(features["test"])))
+        metrics |= {f"{way}/R@{k}": found.recall(k) for k in found.ks} | {f"{way}/SumR": found.sum_r}
+    return metrics
+
+
+@experiment("msrvtt-sources", seeds=(0,), real_data=True)
+def sources(seed: int) -> dict[str, float]:
+    """How many test videos of each protocol were cut from a source of which training has another cut. No seed in it."""
+    from vtrlib.datasets import msrvtt_protocol, read_msrvtt, split_by_source
+
+    protocols = {name: msrvtt_protocol(name) for name in ("official", "1k-A-9k", "1k-A-7k")}
+    protocols["book"] = split_by_source(read_msrvtt().values())
+    metrics = {}
+    for name, parts in protocols.items():
+        seen = {video.source for video in parts["train"]}
+        metrics[f"{name} train"] = float(len(parts["train"]))
+        metrics[f"{name} test"] = float(len(parts["test"]))
+        metrics[f"{name} shared"] = float(sum(video.source in seen for video in parts["test"]))
+    return metrics
