@@ -140,7 +140,7 @@ def _drift(stem: str, twin: NotebookNode, notebook: NotebookNode) -> Iterator[st
         for nb in (twin, notebook)
     )
     advice = "`make sync` takes the .md into the .ipynb; saving in JupyterLab writes both"
-    for position, (a, b) in enumerate(zip(ours, theirs), 1):
+    for position, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
         if a != b:
             what = next(w for w, x, y in zip(("kind", "text", "metadata"), a, b, strict=True) if x != y)
             yield f"notebooks/{stem}.md: cell {position}: {what} differs from {stem}.ipynb; {advice}"

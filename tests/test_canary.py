@@ -198,6 +198,10 @@ def test_no_row_of_this_book_is_stale(id: str) -> None:
     assert (verdict.state == "no canary") == (REAL[id].canary is None)
 
 
+def test_every_experiment_of_this_book_has_a_canary() -> None:
+    assert [id for id, known in REAL.items() if known.canary is None] == []
+
+
 def test_a_planted_drift_in_a_row_is_found(folder: Path) -> None:
     register([1.0, 2.0, 3.0])
     main(["results"])

@@ -181,6 +181,56 @@ def test_folders_that_lack_a_part_are_named(tmp_path: Path, folder: Path, monkey
         load(broken)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"", "could not be read .*header too small.*undamaged; download or save it again"),
+        ("model.safetensors", 5000, "could not be read .*invalid header length"),
+        ("model.safetensors", -9, "could not be read .*incomplete"),
+        ("model.safetensors", b"\x80\x04pickled code", "could not be read .*header too large"),
+        ("tokenizer.json", b"{", "could not be read .*Expecting property name"),
+        ("preprocessor_config.json", b"{", "preprocessor_config.json: Expecting .*Expected JSON"),
+        ("config.json", b"[]", "model_type is None, expected 'clip'"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, folder: Path, name: str, content: bytes | int, message: str) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    whole = (broken / name).read_bytes()
+    (broken / name).write_bytes(content if isinstance(content, bytes) else whole[:content])
+    with pytest.raises(ValueError, match=f"(?s)broken.*{message}"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("num_hidden_layers", 1, r"its weights lack vision_model.encoder.layers.*in all"),
+        ("num_hidden_layers", -1, r"its weights also hold vision_model.encoder.layers.*in all"),
+        ("intermediate_size", 8, "could not be read"),
+    ],
+)
+def test_weights_of_another_configuration_are_refused(
+    tmp_path: Path, folder: Path, key: str, change: int, message: str
+) -> None:
+    """Missing ones would stay random, and only a log would say so."""
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["vision_config"][key] += change
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"broken.*{message}"):
+        load(broken)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "broken")
+    for path in (tmp_path / "broken").glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="broken: has no tokenizer. Expected tokenizer.json"):
+        load(tmp_path / "broken")
+
+
 def test_random_towers_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -264,6 +264,29 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_odd_layouts_make_no_difference(dtype: torch.dtype) -> None:
+    """Scores that need a gradient, are transposed, strided or expanded, chunked by far too many, or relevance of NumPy."""
+    scores = torch.randn(7, 5, generator=generator()).to(dtype)
+    wanted = torch.tensor([0, 3, 1, 4, 2, 2, 0])
+    expected = ranks(scores, wanted)
+    wide = torch.zeros(14, 15, dtype=dtype)
+    wide[::2, ::3] = scores
+    for same in (
+        scores.mT.contiguous().mT,
+        wide[::2, ::3],
+        scores.clone().requires_grad_(),
+        torch.nn.Parameter(scores),
+    ):
+        assert torch.equal(ranks(same, wanted, chunk=10**18), expected)
+        assert torch.equal(ranks(same, wanted.numpy()), expected)
+    assert torch.equal(ranks(scores, torch.eye(5)[wanted].bool().numpy()), expected)
+    assert ranks(scores[:1].expand(7, 5), [2] * 7).unique().numel() == 1
+    assert evaluate(scores[:1], [2]).recall(5) == evaluate(scores[:, :1], [0] * 7).recall(1) == 100
+    for level in (0.0, -torch.inf):
+        assert evaluate(torch.full_like(scores, level), wanted).recall(1) == pytest.approx(20)
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 7, 1000])
 def test_chunks_make_no_difference(chunk: int) -> None:
     scores, relevant = tied_scores(8, 29, 11), some_relevant(9, 29, 11)
@@ -451,6 +474,9 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: evaluate(ONE[:, :0], [0, 0]), r"scores: found shape \(2, 0\), expected \(Q, V\)"),
     (lambda: evaluate(ONE[0], [0, 0]), r"scores: found shape \(3,\), expected \(Q, V\)"),
     (lambda: evaluate(ONE.long(), [0, 0]), "scores: found torch.int64, expected a floating-point dtype"),
+    (lambda: evaluate(lambda a, b: ONE[a:b, : 3 - a], [0, 1], chunk=1), r"scores\(1, 2\): found shape \(1, 2\), .* \(q=1, V=3\)"),
+    (lambda: evaluate_both(ONE, ONE > 1), r"video_of: found shape \(2, 3\), expected \(Q=2\)"),
+    (lambda: evaluate_both(ONE, [0, 1, 2]), r"video_of: found shape \(3,\), expected \(Q=2\)"),
     (lambda: evaluate(ONE, [0, 1, 2]), "relevant: found 3 queries, expected 2, one per row of scores"),
     (lambda: evaluate(ONE, [0, 3]), r"relevant\[1\]: found \[3\], expected indices from 0 to 2"),
     (lambda: evaluate(ONE, [0, -2], chunk=1), r"relevant\[1\]: found \[-2\], expected indices"),
@@ -479,6 +505,26 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: querybank_norm(ONE, ONE * torch.inf), "bank: found 6 NaN or"),
     (lambda: querybank_norm(ONE, ONE, top=4), "top=4: expected between 1 and 3"),
 ]  # fmt: skip
+
+
+ODD: list[tuple[Callable[[], object], str]] = [
+    (lambda: evaluate(ONE.numpy(), [0, 1]), r"scores: found ndarray, expected a tensor. Convert it with torch.as_tensor"),
+    (lambda: evaluate(ONE.tolist(), [0, 1]), r"scores: found list, expected a tensor \(Q, V\)"),
+    (lambda: evaluate(lambda a, b: ONE[a:b].numpy(), [0, 1]), "scores: found ndarray, expected a tensor"),
+    (lambda: evaluate(lambda a, b: None, [0, 1]), r"scores\(0, 2\): found NoneType, expected a tensor \(q, V\)"),
+    (lambda: evaluate_both(lambda a, b: ONE, [0, 1]), r"scores: found function, expected a tensor \(Q, V\)"),
+    (lambda: evaluate(ONE, None), "relevant: found None, expected for each query the index of its video"),
+    (lambda: evaluate(ONE, 1), "relevant: found 1, expected for each query"),
+    (lambda: evaluate(ONE, "01"), "relevant: found '01', expected for each query"),
+    (lambda: evaluate(ONE, ["video0", "video1"]), "relevant.0.='v' .str.: expected an integer"),
+    (lambda: evaluate(ONE, [0, 1], ks=(1.5,)), "ks=1.5 .float.: expected an integer"),
+]  # type: ignore[arg-type]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), ODD)
+def test_input_of_another_kind_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(("call", "message"), BAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from vtrlib.clip import load, random_towers, towers
-from vtrlib.clip.pretraining import FrameStream
-from vtrlib.studies.tiny_clip import Recipe, learning_rate, pretrain, zero_shot
+from vtrlib.clip.pretraining import Batches, FrameStream
+from vtrlib.losses import info_nce
+from vtrlib.studies import tiny_clip
+from vtrlib.studies.tiny_clip import FLAT, Recipe, learning_rate, pretrain, zero_shot
 from vtrlib.world import MovingDigits, card
 from vtrlib.world.grammar import MOTION_PHRASES
 
@@ -31,6 +34,15 @@ def test_a_batch_is_known_by_its_number() -> None:
     assert torch.equal(part.frames, one.frames[:17]) and part.captions == one.captions[:17]
     same = torch.tensor([[a == b for b in one.captions] for a in one.captions])
     assert torch.equal(one.same, same) and same.diagonal().all()
+
+
+def test_a_lesson_is_the_stream_in_order() -> None:
+    stream = FrameStream(seed=2, easy=5)
+    lesson = Batches(stream, first=6, steps=3, size=17)
+    assert len(lesson) == 3 and lesson[1].captions == stream.batch(7, 17).captions
+    assert [batch.captions for batch in lesson] == [stream.batch(t, 17).captions for t in (6, 7, 8)]
+    with pytest.raises(IndexError, match="index=3: expected one from 0 to 2"):
+        lesson[3]
 
 
 def test_places_spread_and_groups_share_scene_and_colour() -> None:
@@ -69,18 +81,61 @@ def test_training_starts_on_the_recorded_curve() -> None:
     """The recipe that stands in the repository is the one that made the weights."""
     recipe = Recipe(**FACTS["recipe"])
     assert recipe == Recipe()
-    losses = [loss for _, _, loss in itertools.islice(pretrain(random_towers(recipe.seed), recipe), 4)]
-    np.testing.assert_allclose(losses, FACTS["curve"]["reading"][:4], rtol=1e-3)
+    curve = pretrain(random_towers(recipe.seed), recipe, until=4)
+    np.testing.assert_allclose(curve["reading"], FACTS["curve"]["reading"][:4], rtol=1e-3)
+    assert curve["matching"] == []
 
 
-def test_both_lessons_run_and_teach(capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = Recipe(read_steps=3, match_steps=30, read_batch=16, match_batch=64, easy=0, match_rate=2e-3)
+SHORT = Recipe(read_steps=3, match_steps=30, read_batch=16, match_batch=64, easy=0, match_rate=2e-3)
+
+
+def test_both_lessons_run_and_teach() -> None:
     pupil = random_towers(1)
-    steps = list(pretrain(pupil, recipe))
-    assert [(lesson, step) for lesson, step, _ in steps[:4]] == [(("reading"), k) for k in range(3)] + [("matching", 0)]
-    losses = [loss for lesson, _, loss in steps if lesson == "matching"]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.15
+    curve = pretrain(pupil, SHORT)
+    assert [len(curve["reading"]), len(curve["matching"])] == [3, 30]
+    assert np.mean(curve["matching"][-5:]) < np.mean(curve["matching"][:5]) - 0.15
     assert float(pupil.model.logit_scale.detach()) <= np.log(100) + 1e-6
+    assert not pupil.training
+    stopped = pretrain(random_towers(1), SHORT, until=5)
+    assert stopped == {"reading": curve["reading"], "matching": curve["matching"][:2]}, "the same plan"
+
+
+def test_pretraining_is_the_naive_loop() -> None:
+    """Matching alone, against a loop written out: rates, decay of matrices only, clipping, clamped temperature."""
+    recipe = Recipe(seed=1, read_steps=0, match_steps=5, match_batch=48, easy=0, match_rate=0.05, decay=0.3, clip=0.2)
+    pupil, naive = random_towers(1), random_towers(1)
+    for one in (pupil, naive):
+        one.model.logit_scale.data.fill_(np.log(100) + 0.1)  # so that the clamp is met
+    losses = pretrain(pupil, recipe)["matching"]
+    wide = [p for p in naive.parameters() if p.ndim > 1]
+    narrow = [p for p in naive.parameters() if p.ndim < 2]
+    groups = [{"params": wide, "weight_decay": 0.3}, {"params": narrow, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    expected = []
+    for step in range(5):
+        batch = FrameStream(1, 0).batch(step, 48)
+        scores = naive.encode_frames(batch.frames) @ naive.encode_text(batch.captions).T
+        loss = info_nce(scores, batch.same, scale=naive.model.logit_scale.exp())
+        expected.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(naive.parameters(), 0.2)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, 5, 0.05, FLAT["matching"])
+        optimiser.step()
+        naive.model.logit_scale.data.clamp_(max=np.log(100))
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for ours, theirs in zip(pupil.parameters(), naive.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_what_ships_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_clip, "zero_shot", lambda towers, split: {"digit": float(len(split))})
+    facts = tiny_clip.ship(tmp_path, replace(SHORT, match_steps=2), every=2)
+    assert json.loads((tmp_path / "recipe.json").read_text()) == facts
+    assert facts.keys() == FACTS.keys() and facts["zero_shot"] == {"val": {"digit": 3.0}, "test": {"digit": 4.0}}
+    assert {lesson: len(losses) for lesson, losses in facts["curve"].items()} == {"reading": 3, "matching": 2}
+    assert next(load(tmp_path).parameters()).dtype == torch.float32
 
 
 def test_shipped_towers_are_small_half_precision_and_as_recorded() -> None:

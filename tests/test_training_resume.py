@@ -68,7 +68,7 @@ def run(folder, when):
         if at == event:
             calls += 1
             if calls == int(number):
-                os.kill(os.getpid(), signal.SIGINT if event == "interrupt" else signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGINT if event.startswith("interrupt") else signal.SIGKILL)
 
     def before(module, name, at):
         old = getattr(module, name)
@@ -80,13 +80,14 @@ def run(folder, when):
 
     before(checkpoint, "save_file", "file")
     before(os, "rename", "rename")
+    before(os, "rename", "interrupt a save")
     before(checkpoint.shutil, "rmtree", "delete")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may have it ignored
     torch.manual_seed(0)
     model = Model()
     config = Config(steps=16, batch_size=6, learning_rate=0.1, schedule="cosine", warmup=0.2, eval_every=3,
                     accumulation=2, clip=0.5, checkpoint_every=2, seed=5)
-    score = lambda model: model.last.weight.sum() + torch.rand(())
+    score = lambda model: (die("interrupt a validation"), model.last.weight.sum() + torch.rand(()))[1]
     history = fit(model, Noisy(), loss, config, validate=score, folder=folder)
     weights = [weight.flatten().tolist() for weight in model.parameters()]
     (folder / "result").write_text(json.dumps([history.losses, history.scores, weights]))
@@ -141,6 +142,19 @@ def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "message").read_text() == (
         "Stopped after step 5 of 16. The checkpoint in run holds it: run the same command again to go on from there."
     )
+
+
+def test_ctrl_c_is_never_lost(tmp_path: Path) -> None:
+    """Amid the first and the last validation, and amid the last checkpoint: whoever called fit must not go on."""
+    found = program(
+        tmp_path,
+        "one=interrupt a validation:1",
+        "two=interrupt a validation:6",
+        "three=interrupt a save:8",
+        "one=never",
+    )
+    assert found == [(130, [3]), (130, [16]), (130, [16]), (0, [16])]
+    assert (tmp_path / "two" / "message").read_text().startswith("Stopped after step 16 of 16. The checkpoint in two")
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -346,6 +360,41 @@ def test_a_folder_that_cannot_be_one_is_told_before_training(tmp_path: Path) -> 
     with pytest.raises(OSError, match="file"):
         train(tmp_path / "file", loss=watched)
     assert called == []
+
+
+def test_a_folder_without_rights_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a finished run can be read from one."""
+    finished, stopped = tmp_path / "finished", tmp_path / "stopped"
+    expected, _ = train(finished)
+    train(stopped, until=3)
+    real = os.mkdir
+
+    def refuse(path: Any, *rest: Any, **options: Any) -> None:
+        if Path(path).name.endswith(".part"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        real(path, *rest, **options)
+
+    def never(model: nn.Module, batch: Any) -> Tensor:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    for folder in (tmp_path / "new", stopped):
+        with pytest.raises(
+            PermissionError, match=f"{folder.name}: cannot hold checkpoints .Permission denied.*another"
+        ):
+            train(folder, loss=never)
+    assert train(finished, loss=never)[0] == expected
+
+
+def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "step-by-step").mkdir()
+    (tmp_path / "step-by-step" / "notes").write_text("mine")
+    (tmp_path / "step-00000009.zip").touch()
+    train(tmp_path, until=3)
+    history, _ = train(tmp_path)
+    assert history.losses == train(None)[0].losses
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009.zip", "step-00000011", "step-by-step"]
+    assert (tmp_path / "step-by-step" / "notes").read_text() == "mine"
 
 
 def test_leftovers_of_killed_processes_are_cleared(tmp_path: Path) -> None:

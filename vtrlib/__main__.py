@@ -64,7 +64,10 @@ def _results(ids: Sequence[str], only_list: bool, only_check: bool) -> int:
                 status |= verdict.state == "stale"
                 continue
             if verdict.state != "stale":
-                print(f"{one.id}: present. To run it again, delete {folder / one.id}.json")
+                print(
+                    f"{one.id}: present. To run it again, delete {folder / one.id}.json, or set "
+                    "VTRLIB_RESULTS to another folder, where a row of your own will stand."
+                )
                 continue
             print(f"{one.id}: {verdict.text}")
         elif only_check:

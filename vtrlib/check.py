@@ -84,8 +84,11 @@ def sizes(name: str, value: Any, letters: str, known: Mapping[str, int] | None =
         `known` with the sizes of the new letters.
 
     Raises:
+        TypeError: it has no shape.
         ValueError: another number of axes, an empty one, or one that differs from what is known.
     """
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{name}: found {type(value).__name__}, expected a tensor ({', '.join(letters.split())}).")
     found, expected = tuple(value.shape), letters.split()
     joined = dict(known or {})
     fits = len(found) == len(expected)

@@ -29,7 +29,8 @@ def info_nce(
     - "averaged": $-\frac{1}{|P|} \sum_{p \in P} \log \frac{e^{z_p}}{\sum_{c \in C} e^{z_c}}$, as SupCon and DreamPRVR's
       Eq. 4;
     - "apart": $-\frac{1}{|P|} \sum_{p \in P} \log \frac{e^{z_p}}{e^{z_p} + \sum_{c \in C \setminus P} e^{z_c}}$, each
-      positive against the negatives alone, as DreamPRVR's Eq. 32 writes it.
+      positive against the negatives alone;
+    - "each": the terms of "apart", as DreamPRVR's Eq. 32 averages them: over all positives instead of row by row.
 
     All are the same with one positive. The loss is the mean over rows that have a positive, 0 if none has; then the
     same over columns.
@@ -50,7 +51,7 @@ def info_nce(
         ValueError: the shapes do not fit, there is no query or no video, or an option does not exist.
     """
     positives = _positives(scores, positives)
-    check.one_of("several", several, ("summed", "averaged", "apart"))
+    check.one_of("several", several, ("summed", "averaged", "apart", "each"))
     wide = _wide(scores)
     # Finite, so that neither a row without competitors nor the gradient to a learned scale is 0 · inf = NaN.
     logits = wide.clamp(min=torch.finfo(wide.dtype).min / 1e4) * scale
@@ -158,6 +159,8 @@ def _nce(logits: Tensor, positives: Tensor, several: str) -> Tensor:
             each = logits.logsumexp(1, keepdim=True) - logits
         else:
             each = softplus(logits.masked_fill(positives, low).logsumexp(1, keepdim=True) - logits)
+        if several == "each":
+            return each.where(positives, 0).sum() / count.sum().clamp(min=1)
         loss = each.where(positives, 0).sum(1) / count.clamp(min=1)
     return loss.where(count > 0, 0).sum() / (count > 0).sum().clamp(min=1)
 

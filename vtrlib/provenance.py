@@ -14,7 +14,9 @@ __all__ = ["checkout", "commit", "hardware", "versions"]
 
 # What can change a number: a commit is clean while these are, whatever happens to prose, pages and results.
 _SOURCES = ("vtrlib", "pyproject.toml", "constraints.txt")
-_PACKAGES = ("vtrlib", "torch", "numpy", "scipy", "scikit-learn")
+_PACKAGES = (
+    "vtrlib", "torch", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", "accelerate", "av",
+)  # fmt: skip
 
 
 def checkout() -> Path | None:

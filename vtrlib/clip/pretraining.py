@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from vtrlib.check import integer
 from vtrlib.world import card
@@ -22,7 +23,7 @@ from vtrlib.world.render import render
 from vtrlib.world.screenplay import Screenplay, image_pools
 from vtrlib.world.stage import POSES, Staging
 
-__all__ = ["FrameBatch", "FrameStream"]
+__all__ = ["Batches", "FrameBatch", "FrameStream"]
 
 GROUP = 32  # neighbouring frames of a grouped batch that share scene and colour
 FOGGY, NOTHING = 8, 16  # one frame in so many is degraded, one in so many shows no digit
@@ -130,3 +131,24 @@ class FrameStream:
         progress = 1.0 if not self.easy else min(max(t / self.easy - 1, 0), 1)
         reach = 2 + int((middle - 2) * progress)
         return (middle - reach + key.below(name, 2 * reach + 1))[:, None]
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[FrameBatch]):
+    """Batches `first` … `first + steps − 1` of a stream, `size` frames each, as a dataset with one sample per batch.
+
+    Frames of a batch belong together, by their groups and by `same`; so they are one sample, not many.
+    """
+
+    stream: FrameStream
+    first: int
+    steps: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> FrameBatch:
+        if not 0 <= index < self.steps:
+            raise IndexError(f"index={index}: expected one from 0 to {self.steps - 1}.")
+        return self.stream.batch(self.first + index, self.size)

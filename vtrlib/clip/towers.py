@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 from transformers.utils import logging
+
+from vtrlib.check import listed
 
 __all__ = ["TINY", "Towers", "load", "preprocess"]
 
@@ -73,7 +76,9 @@ class Towers(nn.Module):
         name: what it was loaded as.
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: Any, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, model: CLIPModel, tokenizer: Any, name: str, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.mean, self.std = tuple(mean), tuple(std)
@@ -119,12 +124,16 @@ class Towers(nn.Module):
             raise TypeError(f"texts={texts!r}: expected a list of sentences; write [text] for one.")
         if not len(texts):
             raise ValueError("texts is empty: expected at least one sentence.")
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.context, return_tensors="pt"
+        )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         if ids.shape[1] == self.context:
             whole = self.tokenizer(list(texts))["input_ids"]
             if long := [t for t, i in zip(texts, whole, strict=True) if len(i) > self.context]:
-                self._warn("length", f"{len(long)} of {len(texts)} sentences are cut to {self.context} tokens: {long[0]!r}")
+                self._warn(
+                    "length", f"{len(long)} of {len(texts)} sentences are cut to {self.context} tokens: {long[0]!r}"
+                )
         unknown = self.tokenizer.unk_token_id
         # CLIP's byte pairs spell any word, and use the end token where they would need an unknown one.
         if unknown not in (None, self.tokenizer.eos_token_id) and bool((ids == unknown).any()):
@@ -196,7 +205,8 @@ def load(
 
     Raises:
         FileNotFoundError: a folder that lacks a part, or a name that is not at hand (say, without network).
-        ValueError: the shipped weights differ from their recorded hash, or the folder holds another kind of model.
+        ValueError: the shipped weights differ from their recorded hash; the folder holds another kind of model, or a
+            damaged file; or weights and configuration are of two models.
     """
     folder = TINY if name == "tiny" else Path(name)
     if name == "tiny":
@@ -210,13 +220,22 @@ def load(
     common: dict[str, Any] = {"revision": revision, "local_files_only": local}
     try:
         with _quiet(local):
-            model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=dtype, **common)
+            loaded: Any = CLIPModel.from_pretrained(
+                source, use_safetensors=True, dtype=dtype, output_loading_info=True, **common
+            )
+            model, found = loaded
             tokenizer = AutoTokenizer.from_pretrained(source, **common)
     except OSError as error:
         raise FileNotFoundError(
             f"name={source!r}: could not be loaded ({str(error).splitlines()[0]}). Expected 'tiny', a folder, or the "
             "name of a model on the Hugging Face hub with safetensors weights; without network it must be cached."
         ) from error
+    except (SafetensorError, RuntimeError, ValueError) as error:  # RuntimeError: sizes that differ
+        raise ValueError(
+            f"name={source!r}: could not be read ({str(error).splitlines()[0]}). Expected weights, configuration and "
+            "tokenizer of one CLIP model, undamaged; download or save it again."
+        ) from error
+    _of_one_model(source, found)
     mean, std = _colours(folder) if local else (_MEAN, _STD)
     return Towers(model, tokenizer, str(name), mean, std).to(device).eval()
 
@@ -244,22 +263,41 @@ def _complete(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder}: has no config.json. Expected a folder saved by transformers.")
-    try:
-        kind = json.loads(config.read_text("utf-8")).get("model_type")
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}. Expected JSON; download or save the model again.") from None
+    settings = _json(config)
+    kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind != "clip":
         raise ValueError(f"{config}: model_type is {kind!r}, expected 'clip'.")
     if not list(folder.glob("*.safetensors")):
         pickled = "; its .bin weights are pickles, save them as safetensors" if list(folder.glob("*.bin")) else ""
         raise FileNotFoundError(f"{folder}: has no safetensors weights{pickled}.")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # else one is made of nothing
+        raise FileNotFoundError(f"{folder}: has no tokenizer. Expected tokenizer.json, or vocab.json and merges.txt.")
+
+
+def _of_one_model(source: str, found: dict[str, Any]) -> None:
+    """Raise if the weights lack what the configuration has, which would stay random, or hold more layers than it."""
+    towers = ("text_", "vision_", "visual_", "logit_scale")
+    beyond = [k for k in found["unexpected_keys"] if k.startswith(towers) and not k.endswith("position_ids")]
+    for what, keys in (("lack", sorted(found["missing_keys"])), ("also hold", sorted(beyond))):
+        if keys:
+            raise ValueError(
+                f"name={source!r}: its weights {what} {listed(keys, 3)}, by its config.json. Expected weights and "
+                "configuration of one model; download or save it again."
+            )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Expected JSON; download or save the model again.") from None
 
 
 def _colours(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return _MEAN, _STD
-    settings = json.loads(path.read_text("utf-8"))
+    settings = _json(path)
     return settings.get("image_mean", _MEAN), settings.get("image_std", _STD)
 
 

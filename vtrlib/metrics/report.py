@@ -134,9 +134,11 @@ def evaluate_both(
         ValueError: as `evaluate` does, or a video has no caption.
     """
     check.one_of("gallery", gallery, ("captions", "videos"))
-    text_to_video = evaluate(scores, video_of, ks=ks, ties=ties)
-    owner = torch.as_tensor(video_of).long().cpu()
-    videos = scores.shape[1]
+    known = check.sizes("scores", scores, "Q V")
+    owner, videos = torch.as_tensor(video_of).cpu(), known["V"]
+    check.sizes("video_of", owner, "Q", known)
+    text_to_video = evaluate(scores, owner, ks=ks, ties=ties)
+    owner = owner.long()
     number = owner.bincount(minlength=videos)
     if not number.all():
         bare = (number == 0).nonzero().flatten().tolist()

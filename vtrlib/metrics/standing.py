@@ -7,7 +7,7 @@ says what a rank is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,12 +109,14 @@ def standing(scores: Scores, relevant: Relevant, *, chunk: int | None = None) ->
         chunk: queries at a time; as many as make 4 million scores by default, 1,024 where `scores` is a function.
 
     Raises:
+        TypeError: scores are neither a tensor nor a function that gives tensors, or relevant is no such list.
         ValueError: a score is NaN or +inf (the message says how many and where the first is), there is no query or no
-            video, sizes differ, a query has no relevant video or one outside the gallery.
+            video, sizes differ, also between the parts that a function gives, a query has no relevant video or one
+            outside the gallery.
     """
     wanted = columns(relevant)
     total = len(wanted)
-    if isinstance(scores, Tensor):
+    if not callable(scores):
         sized = check.sizes("scores", scores, "Q V")
         if total != sized["Q"]:
             raise ValueError(f"relevant: found {total} queries, expected {sized['Q']}, one per row of scores.")
@@ -145,7 +147,13 @@ def columns(relevant: Relevant) -> Tensor:
     Raises:
         ValueError: it is empty, neither integers nor a mask, or a mask without two axes.
     """
+    if hasattr(relevant, "__array__") and not isinstance(relevant, Tensor):
+        relevant = torch.as_tensor(relevant)  # NumPy's, also a mask
     if not isinstance(relevant, Tensor):
+        if not isinstance(relevant, Iterable) or isinstance(relevant, str):
+            raise TypeError(
+                f"relevant: found {relevant!r:.60}, expected for each query the index of its video, or several."
+            )
         plain = [row.tolist() if hasattr(row, "tolist") else row for row in relevant]  # of tensors and NumPy's
         rows = [row if isinstance(row, Sequence) else [row] for row in plain]
         width = max(map(len, rows), default=0)
@@ -164,6 +172,8 @@ def columns(relevant: Relevant) -> Tensor:
 
 def finite(name: str, scores: Tensor, start: int = 0) -> None:
     """Raise unless (q, V) scores of the queries from `start` on are floating, and neither NaN nor +inf."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"{name}: found {type(scores).__name__}, expected a tensor. Convert it with torch.as_tensor.")
     if not scores.is_floating_point():
         raise ValueError(f"{name}: found {scores.dtype}, expected a floating-point dtype.")
     bad = scores.isnan() | (scores == torch.inf)
@@ -177,14 +187,15 @@ def finite(name: str, scores: Tensor, start: int = 0) -> None:
 
 
 def _parts(scores: Scores, total: int, chunk: int) -> Iterator[tuple[int, Tensor]]:
+    known: dict[str, int] = {}
     for start in range(0, total, chunk):
         stop = min(start + chunk, total)
-        if isinstance(scores, Tensor):
-            yield start, scores[start:stop]
-        else:
+        if callable(scores):
             part = scores(start, stop)
-            check.sizes(f"scores({start}, {stop})", part, "q V", {"q": stop - start})
+            known = check.sizes(f"scores({start}, {stop})", part, "q V", {**known, "q": stop - start})
             yield start, part
+        else:
+            yield start, scores[start:stop]
 
 
 def _mask(wanted: Tensor, start: int, videos: int) -> Tensor:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vtrlib.clip import Towers
 
-__all__ = ["Recipe", "learning_rate", "pretrain", "ship", "step_cost", "zero_shot"]
+__all__ = ["Recipe", "learning_rate", "matching_alone", "pretrain", "ship", "step_cost", "zero_shot"]
+
+FLAT = {"reading": 0.5, "matching": 0.3}  # share of a lesson's steps after which its rate begins to fall
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,25 @@ def learning_rate(step: int, steps: int, peak: float, flat: float = 0.5) -> floa
     return peak * warm * 0.5 * (1 + math.cos(math.pi * late))
 
 
-def pretrain(towers: Towers, recipe: Recipe) -> Iterator[tuple[str, int, float]]:
-    """Train untrained towers in place, giving lesson, step and loss after each step.
+def pretrain(towers: Towers, recipe: Recipe, *, until: int | None = None) -> dict[str, list[float]]:
+    """Train untrained towers in place.
 
-    The towers are left in training mode; the caller may stop at any step.
+    Args:
+        towers: come back in evaluation mode.
+        recipe: settings.
+        until: stop after this many steps of both lessons together; all of them by default.
+
+    Returns:
+        The loss of each step that was taken, under "reading" and "matching".
     """
     import torch
     from torch import nn
     from torch.nn import functional as F
 
     from vtrlib.clip import preprocess
-    from vtrlib.clip.pretraining import FrameStream
+    from vtrlib.clip.pretraining import Batches, FrameBatch, FrameStream
     from vtrlib.losses import info_nce
+    from vtrlib.training import Config, fit, schedules
     from vtrlib.world import card
 
     stream = FrameStream(recipe.seed, recipe.easy)
@@ -78,32 +91,44 @@ def pretrain(towers: Towers, recipe: Recipe) -> Iterator[tuple[str, int, float]]
     with torch.no_grad():
         reader.weight.copy_(0.1 * torch.randn(reader.weight.shape, generator=generator))
         reader.bias.zero_()
-    vision = [towers.model.vision_model, towers.model.visual_projection]
-    towers.train()
 
-    optimiser = _adamw([p for m in (*vision, reader) for p in m.parameters()], recipe)
-    for step in range(recipe.read_steps):
-        batch = stream.batch(step, recipe.read_batch)
+    def read(model: nn.Module, batch: FrameBatch) -> Tensor:
         ids, _ = towers.tokenize(batch.captions)
         said = (ids[:, :, None] == digits).any(1)  # (B, 10)
         shown = said.any(1)  # the caption names a digit
         frames = batch.frames.to(towers.device)[shown]
         pixels = preprocess(frames, towers.size, towers.mean, towers.std)
         features = towers.model.get_image_features(pixel_values=pixels).pooler_output
-        loss = F.cross_entropy(reader(features), said[shown].float().argmax(1))
-        _step(optimiser, loss, learning_rate(step, recipe.read_steps, recipe.read_rate), recipe.clip)
-        yield "reading", step, loss.item()
+        return F.cross_entropy(reader(features), said[shown].float().argmax(1))
 
-    optimiser = _adamw(list(towers.parameters()), recipe)
-    for step in range(recipe.match_steps):
-        batch = stream.batch(recipe.read_steps + step, recipe.match_batch)
+    def match(model: nn.Module, batch: FrameBatch) -> Tensor:
         frames, texts = towers.encode_frames(batch.frames), towers.encode_text(batch.captions)
-        same = batch.same.to(frames.device)
-        loss = info_nce(frames @ texts.T, same, scale=towers.model.logit_scale.exp())
-        _step(optimiser, loss, learning_rate(step, recipe.match_steps, recipe.match_rate, flat=0.3), recipe.clip)
-        with torch.no_grad():
-            towers.model.logit_scale.clamp_(max=math.log(100))  # as CLIP does
-        yield "matching", step, loss.item()
+        return info_nce(frames @ texts.T, batch.same.to(frames.device), scale=towers.model.logit_scale.exp())
+
+    def lesson(
+        name: str, model: nn.Module, loss: Callable[..., Tensor], first: int, steps: int, size: int, rate: float
+    ) -> list[float]:
+        """Train `model` on batches `first`, first + 1, … of the stream, which are in order; the losses."""
+        left = steps if until is None else min(steps, until - first)
+        if left < 1:
+            return []
+        schedules.SCHEDULES[f"tiny-clip-{name}"] = partial(_scheduled, FLAT[name])
+        config = Config(
+            steps=steps, batch_size=1, learning_rate=rate, weight_decay=recipe.decay, schedule=f"tiny-clip-{name}",
+            clip=recipe.clip, seed=recipe.seed,
+        )  # fmt: skip
+        batches = Batches(stream, first, steps, size)  # each is one sample
+        return fit(
+            model, batches, loss, config, optimiser=partial(_adamw, towers), collate=itemgetter(0),
+            sampler=lambda _: range(steps), until=left,
+        ).losses  # fmt: skip
+
+    vision = nn.ModuleList([towers.model.vision_model, towers.model.visual_projection, reader])
+    reading = lesson("reading", vision, read, 0, recipe.read_steps, recipe.read_batch, recipe.read_rate)
+    rest = recipe.match_steps, recipe.match_batch, recipe.match_rate
+    matching = lesson("matching", towers, match, recipe.read_steps, *rest)
+    towers.eval()
+    return {"reading": reading, "matching": matching}
 
 
 def zero_shot(towers: Towers, split: str = "val", clips: int = 300) -> dict[str, float]:
@@ -143,21 +168,15 @@ def zero_shot(towers: Towers, split: str = "val", clips: int = 300) -> dict[str,
     return scores
 
 
-def ship(folder: Path, recipe: Recipe, report: Callable[[str], None] = print, every: int = 50) -> dict[str, Any]:
+def ship(folder: Path, recipe: Recipe, every: int = 50) -> dict[str, Any]:
     """Train by the recipe and write the towers in half precision, with recipe, hash, scores and the loss curve."""
     import torch
 
     from vtrlib.clip import load, random_towers
 
     towers = random_towers(recipe.seed)
-    curve: dict[str, list[float]] = {"reading": [], "matching": []}
-    for lesson, step, loss in pretrain(towers, recipe):
-        curve[lesson].append(round(loss, 5))
-        if step % every == 0:
-            report(f"{lesson} {step}: loss {sum(curve[lesson][-every:]) / len(curve[lesson][-every:]):.3f}")
-        if lesson == "matching" and step % 200 == 199:
-            report(f"zero-shot on validation: {zero_shot(towers)}")
-    towers.eval().to(torch.float16).save(folder)
+    curve = {lesson: [round(loss, 5) for loss in losses] for lesson, losses in pretrain(towers, recipe).items()}
+    towers.to(torch.float16).save(folder)
     loaded = load(folder)
     facts = {
         "recipe": asdict(recipe),
@@ -170,13 +189,21 @@ def ship(folder: Path, recipe: Recipe, report: Callable[[str], None] = print, ev
     return facts
 
 
-@experiment("tiny-clip-step", seeds=(0, 1, 2, 3, 4), batch=256, matrix=1024, steps=6)
+def _first_losses(seed: int, batch: int, matrix: int, steps: int) -> list[float]:
+    """Canary: of the steps that are timed, on fewer frames."""
+    from vtrlib.clip import random_towers
+
+    recipe = Recipe(seed=seed, read_steps=0, match_steps=steps, match_batch=48)
+    return pretrain(random_towers(seed), recipe, until=3)["matching"]
+
+
+@experiment("tiny-clip-step", seeds=(0, 1, 2, 3, 4), canary=_first_losses, batch=256, matrix=1024, steps=6)
 def step_cost(seed: int, batch: int, matrix: int, steps: int) -> dict[str, float]:
     """Seconds of one matching step of the tiny towers on one thread, and what that is in matrix products."""
     import time
-    from itertools import islice
 
     import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from vtrlib.clip import random_towers
 
@@ -190,30 +217,56 @@ def step_cost(seed: int, batch: int, matrix: int, steps: int) -> dict[str, float
             a @ a
             marks.append(time.perf_counter())
         rate = 2 * matrix**3 / min(end - start for start, end in pairwise(marks))
-        lessons = pretrain(random_towers(seed), Recipe(seed=seed, read_steps=0, match_steps=steps, match_batch=batch))
-        marks = [time.perf_counter()]
-        for _ in islice(lessons, steps):
-            marks.append(time.perf_counter())
+        marks = []
+        watch = register_optimizer_step_post_hook(lambda *_: marks.append(time.perf_counter()))
+        try:
+            pretrain(random_towers(seed), Recipe(seed=seed, read_steps=0, match_steps=steps, match_batch=batch))
+        finally:
+            watch.remove()
     finally:
         torch.set_num_threads(threads)
     best = min(end - start for start, end in pairwise(marks))
     return {"seconds a step": best, "matmul GFLOP/s": rate / 1e9, "matmul GFLOP a step": best * rate / 1e9}
 
 
-def _adamw(parameters: list[Any], recipe: Recipe) -> Any:
+def _alone(seed: int, steps: int, batch: int) -> Recipe:
+    return Recipe(seed=seed, easy=0, read_steps=0, match_steps=steps, match_batch=batch)
+
+
+def _first_losses_alone(seed: int, steps: int, batch: int) -> list[float]:
+    """Canary: of the training."""
+    from vtrlib.clip import random_towers
+
+    return pretrain(random_towers(seed), _alone(seed, steps, batch), until=3)["matching"]
+
+
+@experiment("tiny-clip-matching-alone", seeds=(0, 1, 2), canary=_first_losses_alone, steps=500, batch=256)
+def matching_alone(seed: int, steps: int, batch: int) -> dict[str, float]:
+    """What towers can name after the second lesson of the recipe without the first, on validation."""
+    from vtrlib.clip import random_towers
+
+    towers = random_towers(seed)
+    losses = pretrain(towers, _alone(seed, steps, batch))
+    chance = {"chance digit": 1 / 10, "chance colour": 1 / 6, "chance scene": 1 / 6}
+    return {**zero_shot(towers), **chance, "loss": sum(losses["matching"][-50:]) / 50}
+
+
+def _scheduled(flat: float, step: int, steps: int, warmup: float, peak: float) -> float:
+    """`learning_rate` in the form that `vtrlib.training.schedules` has."""
+    return learning_rate(step, steps, peak, flat)
+
+
+def _adamw(towers: Towers, model: Any, config: Any) -> Any:
+    """AdamW that decays matrices alone, and after each step clamps the temperature as CLIP does."""
     import torch
 
-    matrices, others = ([p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False))
-    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    def clamp(*_: object) -> None:
+        with torch.no_grad():
+            towers.model.logit_scale.clamp_(max=math.log(100))
 
-
-def _step(optimiser: Any, loss: Any, rate: float, clip: float) -> None:
-    import torch
-
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
-    optimiser.step()
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (config.weight_decay, 0.0)]
+    for weight in model.parameters():
+        groups[weight.ndim < 2]["params"].append(weight)
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    optimiser.register_step_post_hook(clamp)
+    return optimiser

@@ -4,6 +4,6 @@ from vtrlib.training import schedules
 from vtrlib.training.config import Config
 from vtrlib.training.history import History
 from vtrlib.training.loop import Interrupted, fit
-from vtrlib.training.optimisers import adamw
+from vtrlib.training.optimisers import BertAdam, adam, adamw, bert_adam
 
-__all__ = ["Config", "History", "Interrupted", "adamw", "fit", "schedules"]
+__all__ = ["BertAdam", "Config", "History", "Interrupted", "adam", "adamw", "bert_adam", "fit", "schedules"]

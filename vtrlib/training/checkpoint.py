@@ -19,16 +19,35 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-__all__ = ["differences", "newest", "read", "tensors_of", "write"]
+__all__ = ["differences", "newest", "read", "tensors_of", "usable", "write"]
 
 Tensors = Mapping[str, torch.Tensor]
 _STATE = "state.json"
+_NAME = "step-" + 8 * "[0-9]"  # and nothing else that may lie in the folder: older ones are deleted
 _KEYS = {"step", "place", "plan", "optimiser", "history", "files"}
 
 
 def newest(folder: Path) -> Path | None:
     """The latest checkpoint in `folder`, None if there is none."""
-    return max(folder.glob("step-*"), default=None)
+    return max(folder.glob(_NAME), default=None)
+
+
+def usable(folder: Path) -> None:
+    """Make the folder of a run's checkpoints if need be, and see that one can be written, before hours of training.
+
+    Raises:
+        OSError: it can't be made or written to.
+    """
+    probe = folder / f".step-00000000.{os.getpid()}.part"
+    try:
+        shutil.rmtree(probe, ignore_errors=True)
+        probe.mkdir(parents=True)
+        probe.rmdir()
+    except OSError as error:
+        raise type(error)(
+            f"{folder}: cannot hold checkpoints ({error.strerror or error}). Expected a folder that you may write to. "
+            "Choose another, or correct the rights."
+        ) from error
 
 
 def write(folder: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> Path:
@@ -68,7 +87,7 @@ def write(folder: Path, step: int, state: Mapping[str, Any], tensors: Mapping[st
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)  # gone after a success
-    for old in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
+    for old in [*folder.glob(_NAME), *folder.glob(f".{_NAME}.*.part")]:
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target

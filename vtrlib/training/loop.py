@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from vtrlib import check
 from vtrlib.training import generators
 from vtrlib.training.batches import Sampler, loader
 from vtrlib.training.config import Config
@@ -80,7 +81,8 @@ def fit(
         TypeError, ValueError: an argument is at fault; also a checkpoint that is damaged, pickled, or of another
             configuration, model, optimiser or data.
         FloatingPointError: loss, weights or score are no finite numbers; names the step.
-        OSError: a checkpoint can't be written, as on a full disk; the one before stands.
+        OSError: `folder` can't be written to, told at the start; or a checkpoint can't, as on a full disk, and the one
+            before stands.
         Interrupted: Ctrl-C, after the step and its checkpoint; a second Ctrl-C doesn't wait. A KeyboardInterrupt.
 
     Examples:
@@ -123,8 +125,8 @@ def fit(
         >>> history.best_score == recall(model) == max(history.scores.values())
         True
     """
-    if until is not None and until < 1:
-        raise ValueError(f"until={until}: expected a number of steps, at least 1. Leave it out to take all of them.")
+    if until is not None:
+        check.integer("until", until, 1)
     accelerator = Accelerator(mixed_precision="no")  # precision is the configuration's, whatever the launcher says
     run = Run(accelerator, model, data, config, validate, optimiser, sampler, Path(folder) if folder else None)
     device, processes, rate = run.device, accelerator.num_processes, SCHEDULES[config.schedule]
@@ -152,19 +154,21 @@ def fit(
                 run.optimiser.zero_grad()
                 run.step, run.place = part.step, part.place
                 bar.update()
-                asked = interrupted()
-                if asked or run.due(config.report_every) or run.step == end:
+                if run.due(config.report_every) or run.step == end:
                     run.look()
                     bar.set_postfix_str(run.said())
                 if validate is not None and (run.due(run.eval_every) or run.step == run.total):
                     run.score()
                 run.close()
+                asked = interrupted()  # also while it validated
                 if run.folder and (asked or run.due(config.checkpoint_every) or run.history.ended or run.step == end):
                     run.save()
                 if asked:
                     raise Interrupted(run.how_to_go_on())
                 if run.history.ended:
                     break
+    if interrupted():  # while the last checkpoint was written, say: whoever called must not go on
+        raise Interrupted(run.how_to_go_on())
     return run.finish()
 
 

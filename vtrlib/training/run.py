@@ -110,13 +110,13 @@ class Run:
         """Validate, and keep the weights if none were better.
 
         Raises:
-            FloatingPointError: the score is no finite number, or as `look` does.
+            TypeError: the score is no number. FloatingPointError: it is not finite, or as `look` does.
         """
         assert self.validate is not None
         self.look()
         self.model.eval()
         with torch.no_grad(), generators.lent(self.device, self.config.seed):  # training never feels a validation
-            found = [float(self.validate(self.model))]
+            found = [_number(self.validate(self.model))]
         self.model.train()
         score = broadcast_object_list(found)[0] if self.accelerator.num_processes > 1 else found[0]
         if not math.isfinite(score):
@@ -164,13 +164,13 @@ class Run:
 
         Raises:
             ValueError: it belongs to another run, with what differs; or as `checkpoint.read` does.
+            OSError: the folder can't be written, and the run isn't finished.
         """
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)  # a folder that can't be one is told now, not hours later
         path = checkpoint.newest(self.folder)
         if path is None:
-            return
+            return checkpoint.usable(self.folder)
         state, tensors = checkpoint.read(path)
         shapes = checkpoint.tensors_of(tensors["model"]), checkpoint.tensors_of(self.model.state_dict())
         faults = checkpoint.differences({**state["plan"], "model": shapes[0]}, {**self.plan, "model": shapes[1]})
@@ -184,6 +184,8 @@ class Run:
         past = state["history"]
         past["scores"] = {int(step): score for step, score in past["scores"].items()}  # JSON's keys are strings
         self.history = History(**past)
+        if not self.history.ended:
+            checkpoint.usable(self.folder)
         self.model.load_state_dict(tensors["model"])
         self._best = {name: value.to(self.device, copy=True) for name, value in tensors["best"].items()}
         set_state(self.optimiser, tensors["optimiser"], state["optimiser"])
@@ -244,3 +246,11 @@ class Run:
                 f"processes with accumulation={config.accumulation} can share evenly, and on several drop_last=True."
             )
         return samples
+
+
+def _number(score: Any) -> float:
+    """Return what `validate` gave, as a float."""
+    try:
+        return float(score)
+    except (TypeError, ValueError, RuntimeError):  # of None, of text, of a tensor of several numbers
+        raise TypeError(f"validate: found {score!r:.60} ({type(score).__name__}), expected a number.") from None

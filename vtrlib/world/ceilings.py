@@ -152,6 +152,7 @@ def expected_recall(scores: Floats, relevant: NDArray[np.bool_], k: int) -> floa
         scores: (Q, V), higher is better; scores within 1e-9 of each other count as equal.
         relevant: (Q, V), at least one per query.
     """
+    # Not by vtrlib.metrics, which stands above the world; tests hold the two against each other.
     k = min(integer("k", k, low=1), scores.shape[1])
     scores = np.round(scores, 9)
     cut = -np.sort(-scores, axis=1)[:, k - 1 : k]  # the k-th best score of each query
