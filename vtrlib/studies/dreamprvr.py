@@ -1,0 +1,257 @@
+"""DreamPRVR on Moving Digits: trained small, its parts taken away, its switches flipped, its registers watched.
+
+Frame features and token states of the tiny CLIP stand where the paper has I3D and RoBERTa; everything else is the
+model at a width of 64. A run takes half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtrlib.experiments import experiment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtrlib.datasets.prvr import PartialRelevance
+    from vtrlib.dreamprvr import Batch, Config, DreamPRVR, Videos
+    from vtrlib.training import History
+
+__all__ = [
+    "VARIANTS", "cache_folder", "components", "encode", "evaluate_on", "first_losses", "flips", "rates", "readings",
+    "settings", "sweep", "swept", "train", "variants", "world",
+]  # fmt: skip
+
+CLIPS, FRAMES = 8, 32
+STEPS, BATCH = 160, 32
+RATES = (5e-4, 1e-3, 2e-3)
+RATE = 1e-3
+_OFF = {"diversity": 0.0, "qsp": 0.0}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "w/o registers": {"registers_from": "none"},
+    "w/ AP": {"registers_from": "pooling"},
+    "w/o DRE": {"steps": 0},
+    "w/o PVS": {"registers_from": "noise"},
+    "L_sim only": {"weights": {**_OFF, "kl": 0.0, "dre": 0.0}},
+    "w/o L_pvs": {"weights": {"kl": 0.0}},
+    "w/o L_dre": {"weights": {"dre": 0.0}},
+    "w/o L_tss": {"weights": _OFF},
+    "L_div only": {"weights": {"qsp": 0.0}},
+}
+"""Rows 0 to 8 of Table 3, and of Fig. 4 the text space without QSP: settings that differ from the full model's."""
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `VTRLIB_CACHE`, else ~/.cache/vtrlib."""
+    return Path(os.environ.get("VTRLIB_CACHE") or Path.home() / ".cache" / "vtrlib")
+
+
+@cache
+def world(split: str, videos: int | None = None) -> PartialRelevance:
+    """The untrimmed videos of a split, in the layout of the real collections; the first `videos` of them.
+
+    Encoded once, about a minute for all splits, and kept in `cache_folder`.
+    """
+    from vtrlib.datasets.prvr import PartialRelevance, write_world
+
+    name = f"world-{split}" if videos is None else f"world-{split}-{videos}"
+    sizes = {} if videos is None else {split: videos}
+    root = cache_folder()
+    write_world(root, (split,), collection=name, sizes=sizes)
+    return PartialRelevance(root, name, split, clips=CLIPS, frames=FRAMES)
+
+
+def settings(reading: Any = "released", weights: Mapping[str, float] | None = None, **changes: Any) -> Config:
+    """The model in miniature. λ are those for Charades-STA; a summed DRE loss is made as large as its mean is."""
+    from vtrlib.dreamprvr import Config, Weights
+
+    base: dict[str, Any] = {
+        "video_width": 64, "text_width": 64, "width": 64, "clips": CLIPS, "clip_positions": CLIPS, "frames": FRAMES,
+        "dropout": 0.1, "input_dropout": 0.1,
+    }  # fmt: skip
+    config = Config(**{**base, **changes}, reading=reading, weights=Weights(**(weights or {})))
+    if config.reading.dre_loss == "sum":
+        summands = max(config.steps, 1) * config.registers * config.width
+        config = replace(config, weights=replace(config.weights, dre=config.weights.dre / summands))
+    return config
+
+
+def batch_of(items: Any) -> Batch:
+    """Items of `PartialRelevance` as the model takes them; the `collate` of its training."""
+    from vtrlib.datasets.prvr import collate
+    from vtrlib.dreamprvr import Batch
+
+    found = collate(items)
+    return Batch(found.clips, found.frames, found.frame_mask, found.queries, found.query_mask, found.labels)
+
+
+def train(
+    config: Config, data: PartialRelevance, *, seed: int = 0, rate: float = RATE, steps: int = STEPS,
+    batch: int = BATCH, hard_from: float = 0.5, val: PartialRelevance | None = None, until: int | None = None,
+) -> tuple[DreamPRVR, History]:  # fmt: skip
+    """Train a model from nothing.
+
+    Args:
+        config: the model.
+        data: what it learns from.
+        seed: of weights, order and draws.
+        rate: peak of the learning rate, reached after a twentieth of the steps, linear to 0.
+        steps, batch: updates, and videos of each with all their queries.
+        hard_from: share of the steps after which negatives are hard, as released after epoch 20 of 100.
+        val: where given, four times the SumR on it is measured, and the best weights are kept.
+        until: stop after so many steps.
+    """
+    import torch
+
+    from vtrlib.dreamprvr import DreamPRVR
+    from vtrlib.training import Config as Plan
+    from vtrlib.training import adam, bert_adam, fit
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DreamPRVR(config)
+    done = 0  # no checkpoints here: a count would not survive one
+
+    def loss(trained: Any, items: Batch) -> Tensor:
+        nonlocal done
+        done += 1
+        found: Tensor = trained(items, hard=done > hard_from * steps).total
+        return found
+
+    released = config.reading.optimiser == "bert_adam"
+    plan = Plan(
+        steps=steps, batch_size=batch, learning_rate=rate, weight_decay=0.01 if released else 0.0, schedule="linear",
+        warmup=0.05, clip=None if released else 1.0, seed=seed, eval_every=-(-steps // 4),
+    )  # fmt: skip
+    history = fit(
+        model, data, loss, plan, collate=batch_of, optimiser=bert_adam if released else adam, until=until,
+        validate=None if val is None else lambda m: evaluate_on(m, val, seed)["SumR"],
+    )  # fmt: skip
+    return model, history
+
+
+def encode(model: DreamPRVR, data: PartialRelevance, seed: int = 0) -> tuple[Tensor, Videos]:
+    """All queries (Q, d), and all videos; `seed` decides what a stochastic reading draws."""
+    import torch
+
+    from vtrlib.dreamprvr import Videos
+
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    with torch.no_grad():
+        queries = [model.encode_query(part.queries, part.query_mask) for part in data.query_batches(500)]
+        videos = [
+            model.encode_video(part.clips, part.frames, part.frame_mask, generator=generator)
+            for part in data.video_batches(100)
+        ]
+    return torch.cat(queries), Videos.join(videos)
+
+
+def evaluate_on(model: DreamPRVR, data: PartialRelevance, seed: int = 0) -> dict[str, float]:
+    """R@K and SumR with the annotated video as the right one, and beside them "true …" with all true positives."""
+    from vtrlib.metrics import evaluate
+
+    scores = model.score(*encode(model, data, seed)).fused
+    ks = (1, 5, 10, 100)
+    annotated, true = evaluate(scores, data.relevant, ks=ks), evaluate(scores, data.true_positives, ks=ks)
+    found = {f"R@{k}": annotated.recall(k) for k in ks} | {"SumR": annotated.sum_r}
+    return found | {f"true R@{k}": true.recall(k) for k in ks} | {"true SumR": true.sum_r}
+
+
+def first_losses(seed: int, models: Mapping[str, Config]) -> list[float]:
+    """Canary: of each model the losses of the first steps, on the first 48 training videos."""
+    data = world("train", 48)
+    return [
+        loss for config in models.values()
+        for loss in train(config, data, seed=seed, batch=16, until=3)[1].losses
+    ]  # fmt: skip
+
+
+def variants(reading: str) -> dict[str, Config]:
+    """Each row of Table 3."""
+    return {name: settings(reading, **changes) for name, changes in VARIANTS.items()}
+
+
+def flips() -> dict[str, Config]:
+    """Both readings, and the released one with one switch after another set to the paper's value."""
+    from dataclasses import fields
+
+    from vtrlib.dreamprvr import Reading
+
+    released = Reading.released()
+    names = [field.name for field in fields(Reading) if field.name != "dre_loss"]  # λ_dre makes its two values one
+    printed = {f"{name} as printed": settings(released.flipped(name)) for name in names}
+    return {"released": settings("released"), "paper": settings("paper"), **printed}
+
+
+def swept(reading: str, registers: list[int], diffusion_steps: list[int]) -> dict[str, Config]:
+    """Fig. 3: other numbers of registers, and other T."""
+    return {
+        **{f"N_r={n}": settings(reading, registers=n) for n in registers},
+        **{f"T={t}": settings(reading, steps=t) for t in diffusion_steps},
+    }
+
+
+def _all_measured(seed: int, models: Mapping[str, Config], rates: Mapping[str, float], steps: int) -> dict[str, float]:
+    """Train each, keep the best of four moments on validation, and report on the test split."""
+    found = {}
+    for name, config in models.items():
+        model, _ = train(
+            config, world("train"), seed=seed, rate=rates.get(name, RATE), steps=steps, val=world("val")
+        )  # fmt: skip
+        found |= {f"{name}/{metric}": value for metric, value in evaluate_on(model, world("test"), seed).items()}
+    return found
+
+
+def _few(make: Callable[..., Mapping[str, Config]], *names: str) -> Callable[..., list[float]]:
+    """The canary of an experiment whose models `make` makes of the settings `names`."""
+
+    def canary(seed: int, **settings: Any) -> list[float]:
+        return first_losses(seed, make(**{name: settings[name] for name in names}))
+
+    return canary
+
+
+@experiment(
+    "dreamprvr-rates", seeds=(100,), canary=_few(lambda reading: {"full": settings(reading)}, "reading"),
+    reading="released", steps=STEPS, rates=list(RATES),
+)  # fmt: skip
+def rates(seed: int, reading: str, steps: int, rates: list[float]) -> dict[str, float]:
+    """SumR on validation of each variant with each learning rate, at a seed that nothing else uses."""
+    found = {}
+    for name, config in variants(reading).items():
+        for rate in rates:
+            model, _ = train(config, world("train"), seed=seed, rate=rate, steps=steps, val=world("val"))
+            found[f"{name}/{rate}"] = evaluate_on(model, world("val"), seed)["SumR"]
+    return found
+
+
+@experiment(
+    "dreamprvr-components", seeds=(0, 1, 2, 3, 4), canary=_few(variants, "reading"), reading="released", steps=STEPS,
+    chosen={},
+)  # fmt: skip
+def components(seed: int, reading: str, steps: int, chosen: dict[str, float]) -> dict[str, float]:
+    """Table 3: the model and its variants on test, each with the rate that `dreamprvr-rates` chose for it."""
+    return _all_measured(seed, variants(reading), chosen, steps)
+
+
+@experiment("dreamprvr-readings", seeds=(0, 1, 2), canary=_few(flips), steps=STEPS)
+def readings(seed: int, steps: int) -> dict[str, float]:
+    """What each difference between the paper and its released code is worth on test."""
+    return _all_measured(seed, flips(), {}, steps)
+
+
+@experiment(
+    "dreamprvr-sweeps", seeds=(0, 1, 2), canary=_few(swept, "reading", "registers", "diffusion_steps"),
+    reading="released", steps=STEPS, registers=[1, 2, 4, 8, 16], diffusion_steps=[2, 5, 10, 15, 20],
+)  # fmt: skip
+def sweep(seed: int, reading: str, steps: int, registers: list[int], diffusion_steps: list[int]) -> dict[str, float]:
+    """Fig. 3: numbers of registers, and of diffusion steps, on test."""
+    return _all_measured(seed, swept(reading, registers, diffusion_steps), {}, steps)
