@@ -116,6 +116,11 @@ def test_other_evidence() -> None:
     assert (verdict.status, verdict.detail, verdict.difference) == ("not testable here", "no data", None)
 
 
+def test_a_refuted_claim_is_contradicted_by_its_test() -> None:
+    verdict = claims.status(claim(evidence={"refuted": "it is the other way round"}), {})
+    assert verdict.status == "contradicted" and "it is the other way round" in verdict.detail
+
+
 def test_a_complete_tree_has_no_fault(tree: Path) -> None:
     inside = claim(anchor="notebooks/02_toy#eq-order", test="tests/test_toy.py::TestToy::test_inside")
     maybe = claim(test="tests/test_toy.py::test_maybe", object="vtrlib.ledger.Interval.half_width")
@@ -202,6 +207,8 @@ BAD = [
     ({"test": "tests/test_toy.py"}, "test: found 'tests/test_toy.py', expected a test as"),
     ({"object": None}, "object: found null, expected a dotted path"),
     ({"test": None, "evidence": EXACT}, "test: found null, expected a test as"),
+    ({"test": None, "evidence": {"refuted": "x"}}, "test: found null, expected a test as"),
+    ({"evidence": {"refuted": " "}}, "evidence: refuted: found ' ', expected what its test shows"),
     ({"evidence": {}}, "evidence: found {}, expected a mapping {exact: true}"),
     ({"evidence": {"exact": True, "because": "x"}}, "evidence: found {'because': 'x', 'exact': True}, expected"),
     ({"evidence": {"exact": False}}, "evidence: exact: found False, expected true"),

@@ -6,6 +6,7 @@ A status is decided by rule and never typed:
 - `row, better, worse`: the paper says that one metric of a ledger row exceeds another. Paired by seed, the 95 %
   t-interval of the difference lies above zero: *reproduced in miniature*; below zero: *contradicted*; else: *no
   difference at this scale*, with the smallest difference that would have shown;
+- `refuted: what holds instead`: its test holds the opposite, exactly: *contradicted*;
 - `because`: *not testable here*.
 """
 
@@ -47,7 +48,7 @@ class Claim:
         anchor: page and label where the book derives it, "notebooks/01_world#sec-ambiguity".
         object: dotted path of what implements it; None only where it is not testable here.
         test: "tests/test_x.py::test_y" that binds it; None only where it is not testable here.
-        evidence: {"exact": True}, {"row", "better", "worse"} or {"because"}; see the module's text.
+        evidence: {"exact": True}, {"row", "better", "worse"}, {"refuted"} or {"because"}; see the module's text.
         effect: a remark on what follows from it, or None.
     """
 
@@ -123,6 +124,8 @@ def status(claim: Claim, rows: Mapping[str, Row]) -> Verdict:
             return Verdict("reproduced", "exactly, held by its test")
         case {"exact": True}:
             return Verdict("reproduced in miniature", "exactly in our world, held by its test")
+        case {"refuted": instead}:
+            return Verdict("contradicted", f"exactly, by its test: {instead}")
         case {"because": reason}:
             return Verdict("not testable here", reason)
     row, better, worse = (claim.evidence[key] for key in ("row", "better", "worse"))

@@ -191,13 +191,13 @@ def sample(
         step: "noise", Eq. 12 with $\sigma_t^2 = \beta_t$; or "posterior", the mean of
             $q(x_{t-1} \mid x_t, \hat x_0)$ with $\sigma_t^2 = \tilde\beta_t$.
         clamp: with "posterior", $\hat x_0$ is held within ± so much.
-        draws: (T, *shape) or what broadcasts to it, z for t = T, …, 1; drawn by
+        draws: `(T, *shape)` or what broadcasts to it, z for t = T, …, 1; drawn by
             default. The last is never read: nothing is added at t = 1.
         generator: decides the draws.
         trajectory: return all states.
 
     Returns:
-        $x_0$, or with `trajectory` (T + 1, *shape): $x_T, \dots, x_0$.
+        $x_0$, or with `trajectory` `(T + 1, *shape)`: $x_T, \dots, x_0$.
 
     Raises:
         ValueError: no such step, `clamp` without "posterior", or draws that do not fit.

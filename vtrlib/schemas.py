@@ -116,7 +116,7 @@ CLAIM = _mapping(
         },
         "evidence": {
             "type": "object",
-            "description": "a mapping {exact: true}, {row: …, better: …, worse: …} or {because: …}",
+            "description": "a mapping {exact: true}, {row: …, better: …, worse: …}, {refuted: …} or {because: …}",
         },
         "effect": _text("a remark on what follows from it"),
     },
@@ -133,6 +133,7 @@ EVIDENCE = {
         {"row": _SLUG, "better": _text("a metric of the row"), "worse": _text("another metric of the row")},
         note="; the paper says that better is the greater one",
     ),
+    "refuted": _mapping({"refuted": _text("what its test shows instead")}),
     "because": _mapping({"because": _text("the reason why it can't be tested here")}),
 }
 

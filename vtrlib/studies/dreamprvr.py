@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from vtrlib.training import History
 
 __all__ = [
-    "VARIANTS", "cache_folder", "components", "encode", "evaluate_on", "first_losses", "flips", "rates", "readings",
-    "settings", "sweep", "swept", "train", "variants", "world",
+    "VARIANTS", "cache_folder", "components", "efficiency", "encode", "evaluate_on", "first_losses", "flips", "joined", "msrvtt", "rates",
+    "readings", "settings", "sweep", "swept", "train", "variants", "world",
 ]  # fmt: skip
 
 CLIPS, FRAMES = 8, 32
@@ -66,6 +66,20 @@ def world(split: str, videos: int | None = None) -> PartialRelevance:
     root = cache_folder()
     write_world(root, (split,), collection=name, sizes=sizes)
     return PartialRelevance(root, name, split, clips=CLIPS, frames=FRAMES)
+
+
+@cache
+def joined(split: str, join: str, folder: str | None = None) -> PartialRelevance:
+    """MSR-VTT clips of one source-disjoint split, four joined into an "untrimmed" video, within a category or at random.
+
+    Constructed, not a benchmark. Two captions of each clip are its partial queries. Reads the folder VTRLIB_DATA
+    names.
+    """
+    from vtrlib.datasets.prvr import PartialRelevance, write_joined_msrvtt
+
+    root = cache_folder()
+    layout = write_joined_msrvtt(root, join=join, captions=2, folder=folder, collection=f"msrvtt-joined-{join}-2")
+    return PartialRelevance(root, layout.collection, split, clips=CLIPS, frames=FRAMES)
 
 
 def settings(reading: Any = "released", weights: Mapping[str, float] | None = None, **changes: Any) -> Config:
@@ -255,3 +269,54 @@ def readings(seed: int, steps: int) -> dict[str, float]:
 def sweep(seed: int, reading: str, steps: int, registers: list[int], diffusion_steps: list[int]) -> dict[str, float]:
     """Fig. 3: numbers of registers, and of diffusion steps, on test."""
     return _all_measured(seed, swept(reading, registers, diffusion_steps), {}, steps)
+
+
+@experiment("dreamprvr-msrvtt", seeds=(0, 1, 2, 3, 4), real_data=True, reading="released", steps=STEPS, batch=16)
+def msrvtt(seed: int, reading: str, steps: int, batch: int) -> dict[str, float]:
+    """Joined real clips: the model and the one without registers, joined within a category and at random, on test."""
+    from vtrlib.metrics import evaluate
+
+    found = {}
+    for join in ("category", "random"):
+        train_part, val, test = (joined(split, join) for split in ("train", "val", "test"))
+        item = train_part[0]
+        widths = {"video_width": item.clips.shape[-1], "text_width": item.words[0].shape[-1]}
+        for name in ("full", "w/o registers"):
+            config = settings(reading, **VARIANTS[name], **widths)
+            model, _ = train(config, train_part, seed=seed, steps=steps, batch=batch, val=val)
+            report = evaluate(model.score(*encode(model, test, seed)).fused, test.relevant, ks=(1, 5, 10))
+            found |= {f"{join} {name}/R@{k}": report.recall(k) for k in report.ks}
+            found |= {f"{join} {name}/SumR": report.sum_r}
+        chance = 100 / len(test.video_ids)
+        found |= {f"{join} chance/R@{k}": k * chance for k in (1, 5, 10)}
+        found |= {f"{join} chance/SumR": 16 * chance}
+    return found
+
+
+@experiment("dreamprvr-efficiency", seeds=(0, 1, 2), canary=_few(lambda: {"full": settings()}), steps=12)
+def efficiency(seed: int, steps: int) -> dict[str, float]:
+    """Table 2 in miniature: parameters, and seconds on one thread for a training step, 600 videos, and 3,000 queries."""
+    import time
+
+    import torch
+
+    found, test, threads = {}, world("test"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("full", "w/o DRE", "w/o registers"):
+            model, history = train(settings(**VARIANTS[name]), world("train"), seed=seed, steps=steps)
+            start = time.perf_counter()
+            queries, videos = encode(model, test)
+            middle = time.perf_counter()
+            with torch.no_grad():
+                model.score(queries, videos).fused.argsort(dim=1, descending=True)
+            end = time.perf_counter()
+            found |= {
+                f"{name}/parameters": float(sum(weight.numel() for weight in model.parameters())),
+                f"{name}/seconds a step": history.seconds / steps,
+                f"{name}/seconds to encode": middle - start,
+                f"{name}/seconds to rank": end - middle,
+            }
+    finally:
+        torch.set_num_threads(threads)
+    return found

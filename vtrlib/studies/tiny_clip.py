@@ -103,7 +103,8 @@ def pretrain(towers: Towers, recipe: Recipe, *, until: int | None = None) -> dic
 
     def match(model: nn.Module, batch: FrameBatch) -> Tensor:
         frames, texts = towers.encode_frames(batch.frames), towers.encode_text(batch.captions)
-        return info_nce(frames @ texts.T, batch.same.to(frames.device), scale=towers.model.logit_scale.exp())
+        same, scale = batch.same.to(frames.device), towers.model.logit_scale.exp()
+        return info_nce(frames @ texts.T, same, scale=scale)
 
     def lesson(
         name: str, model: nn.Module, loss: Callable[..., Tensor], first: int, steps: int, size: int, rate: float
