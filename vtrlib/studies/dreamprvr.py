@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from vtrlib.training import History
 
 __all__ = [
-    "VARIANTS", "cache_folder", "components", "efficiency", "encode", "evaluate_on", "first_losses", "flips", "joined", "msrvtt", "rates",
-    "readings", "settings", "sweep", "swept", "train", "variants", "world",
+    "VARIANTS", "cache_folder", "components", "efficiency", "encode", "evaluate_on", "first_losses", "flips",
+    "in_moment", "joined", "msrvtt", "rates", "readings", "settings", "sweep", "swept", "temporal_attention", "train",
+    "variants", "world",
 ]  # fmt: skip
 
 CLIPS, FRAMES = 8, 32
@@ -46,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "L_div only": {"weights": {"qsp": 0.0}},
 }
 """Rows 0 to 8 of Table 3, and of Fig. 4 the text space without QSP: settings that differ from the full model's."""
+CHOSEN = {name: 2e-3 for name in VARIANTS} | {"L_sim only": 0.001}
+"""The best of `RATES` for each variant, by the row dreamprvr-rates."""
 
 
 def cache_folder() -> Path:
@@ -168,15 +171,47 @@ def encode(model: DreamPRVR, data: PartialRelevance, seed: int = 0) -> tuple[Ten
     return torch.cat(queries), Videos.join(videos)
 
 
+def temporal_attention(queries: Tensor, videos: Videos, which: Tensor) -> Tensor:
+    """Cosine of each query (Q, d) with the frames of the video `which` (Q,) names, (Q, F); Fig. 5 draws such curves."""
+    import torch
+
+    from vtrlib.similarity import unit
+
+    return torch.einsum("qd,qfd->qf", unit(queries), unit(videos.frames[which]))
+
+
+def in_moment(curves: Tensor, data: PartialRelevance) -> Tensor:
+    """Whether each curve (Q, F) over a query's own video is highest inside its annotated moment, (Q,) bool."""
+    import torch
+
+    start, end = torch.tensor([truth.moment for truth in data.truth]).T
+    length = data.lengths[data.relevant]
+    peak = (curves.argmax(1) + 0.5) * length / curves.shape[1]  # in frames of the video
+    return (start <= peak) & (peak < end)
+
+
 def evaluate_on(model: DreamPRVR, data: PartialRelevance, seed: int = 0) -> dict[str, float]:
-    """R@K and SumR with the annotated video as the right one, and beside them "true …" with all true positives."""
+    """Metrics on a split of the world.
+
+    R@K and SumR with the annotated video as the right one; beside them "true …" with all true positives; "margin", by
+    how much the annotated video's score exceeds the best of the untrue ones, mean over queries; and "peak in moment",
+    the share of queries whose own video is liked most where it should be, in per cent.
+    """
+    import torch
+
     from vtrlib.metrics import evaluate
 
-    scores = model.score(*encode(model, data, seed)).fused
+    queries, videos = encode(model, data, seed)
+    scores = model.score(queries, videos).fused
     ks = (1, 5, 10, 100)
     annotated, true = evaluate(scores, data.relevant, ks=ks), evaluate(scores, data.true_positives, ks=ks)
     found = {f"R@{k}": annotated.recall(k) for k in ks} | {"SumR": annotated.sum_r}
-    return found | {f"true R@{k}": true.recall(k) for k in ks} | {"true SumR": true.sum_r}
+    found |= {f"true R@{k}": true.recall(k) for k in ks} | {"true SumR": true.sum_r}
+    own = scores[torch.arange(len(scores)), data.relevant]
+    wrong = scores.masked_fill(data.true_positives, -torch.inf).amax(1)
+    found["margin"] = (own - wrong).mean().item()
+    inside = in_moment(temporal_attention(queries, videos, data.relevant), data)
+    return found | {"peak in moment": 100 * inside.double().mean().item()}
 
 
 def first_losses(seed: int, models: Mapping[str, Config]) -> list[float]:
@@ -249,7 +284,7 @@ def rates(seed: int, reading: str, steps: int, rates: list[float]) -> dict[str, 
 
 @experiment(
     "dreamprvr-components", seeds=(0, 1, 2, 3, 4), canary=_few(variants, "reading"), reading="released", steps=STEPS,
-    chosen={},
+    chosen=CHOSEN,
 )  # fmt: skip
 def components(seed: int, reading: str, steps: int, chosen: dict[str, float]) -> dict[str, float]:
     """Table 3: the model and its variants on test, each with the rate that `dreamprvr-rates` chose for it."""
@@ -268,7 +303,8 @@ def readings(seed: int, steps: int) -> dict[str, float]:
 )  # fmt: skip
 def sweep(seed: int, reading: str, steps: int, registers: list[int], diffusion_steps: list[int]) -> dict[str, float]:
     """Fig. 3: numbers of registers, and of diffusion steps, on test."""
-    return _all_measured(seed, swept(reading, registers, diffusion_steps), {}, steps)
+    models = swept(reading, registers, diffusion_steps)
+    return _all_measured(seed, models, dict.fromkeys(models, CHOSEN["full"]), steps)
 
 
 @experiment("dreamprvr-msrvtt", seeds=(0, 1, 2, 3, 4), real_data=True, reading="released", steps=STEPS, batch=16)
