@@ -291,24 +291,18 @@ def components(seed: int, reading: str, steps: int, chosen: dict[str, float]) ->
     return _all_measured(seed, variants(reading), chosen, steps)
 
 
-@experiment("dreamprvr-readings", seeds=(0, 1, 2), canary=_few(flips), steps=STEPS)
-def readings(seed: int, steps: int) -> dict[str, float]:
+def readings(seed: int, steps: int = STEPS) -> dict[str, float]:
     """What each difference between the paper and its released code is worth on test."""
     return _all_measured(seed, flips(), {}, steps)
 
 
-@experiment(
-    "dreamprvr-sweeps", seeds=(0, 1, 2), canary=_few(swept, "reading", "registers", "diffusion_steps"),
-    reading="released", steps=STEPS, registers=[1, 2, 4, 8, 16], diffusion_steps=[2, 5, 10, 15, 20],
-)  # fmt: skip
-def sweep(seed: int, reading: str, steps: int, registers: list[int], diffusion_steps: list[int]) -> dict[str, float]:
-    """Fig. 3: numbers of registers, and of diffusion steps, on test."""
-    models = swept(reading, registers, diffusion_steps)
+def sweep(seed: int, reading: str = "released", steps: int = STEPS) -> dict[str, float]:
+    """Fig. 3: 1 to 16 registers, and 2 to 20 diffusion steps, on test."""
+    models = swept(reading, [1, 2, 4, 8, 16], [2, 5, 10, 15, 20])
     return _all_measured(seed, models, dict.fromkeys(models, CHOSEN["full"]), steps)
 
 
-@experiment("dreamprvr-msrvtt", seeds=(0, 1, 2, 3, 4), real_data=True, reading="released", steps=STEPS, batch=16)
-def msrvtt(seed: int, reading: str, steps: int, batch: int) -> dict[str, float]:
+def msrvtt(seed: int, reading: str = "released", steps: int = STEPS, batch: int = 16) -> dict[str, float]:
     """Joined real clips: the model and the one without registers, joined within a category and at random, on test."""
     from vtrlib.metrics import evaluate
 
