@@ -204,20 +204,25 @@ def test_one_step_is_a_process_of_one(reading: str) -> None:
 def test_crossed_registers_one_by_one(reading: str) -> None:
     """Register k of video v: v's start, the condition of v + k. With one register nothing is crossed."""
     model = small.small(reading, registers=3)
-    _, start, condition = study.crossed(model, imagined(model))
+    _, start, condition, neither = study.crossed(model, imagined(model))
     pairs = list(zip(start.tolist(), condition.tolist(), strict=True))
     assert pairs == [(v, (v + k) % 4) for v in range(4) for k in range(3)]
-    assert len(set(pairs)) == 4 * 3, "no two share both"
+    assert neither.tolist() == [(v - k) % 4 for v in range(4) for k in range(3)]
+    for one, other in ((start, condition), (start, neither)):
+        assert len(set(zip(one.tolist(), other.tolist(), strict=True))) == 4 * 3, "no two share both"
     single = small.small(reading, registers=1)
     found = imagined(single)
     close(study.crossed(single, found)[0], found.registers)
+    with pytest.raises(ValueError, match="found 4 videos, expected at least 5"):
+        many = small.small(reading, registers=5)
+        study.crossed(many, imagined(many))
 
 
 def test_crossed_takes_condition_and_start_from_whom_it_says() -> None:
     """Change one video's features: only registers whose condition it is move; change its start: only its own."""
     model = small.small("released", registers=3)
     plain = imagined(model)
-    states, start, condition = study.crossed(model, plain)
+    states, start, condition, _ = study.crossed(model, plain)
     features = plain.features.clone()
     features[2] += small.features(5, 6, seed=9)
     by_condition = study.crossed(model, plain._replace(features=features))[0]
@@ -324,6 +329,8 @@ def test_estimator_alone_learns_and_touches_nothing_else(worlds: Any, reading: s
     changed = {name for name, weight in taught.state_dict().items() if not before[name].equal(weight)}
     assert changed and all(name.startswith(("video.estimator", "video.condition")) for name in changed)
     assert "video.estimator.table" not in changed
+    flags = [[weight.requires_grad for weight in m.parameters()] for m in (model, taught)]
+    assert flags[0] == flags[1], "what can be trained on is what could be before"
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:5])
     again = study.train_estimator(model, worlds[0], steps=3, batch=8)[1]
     assert again == study.train_estimator(model, worlds[0], steps=3, batch=8)[1], "its seed decides"
@@ -351,8 +358,9 @@ def test_everything_that_the_ledger_keeps(worlds: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(study, "REGISTERS", 4)
     monkeypatch.setattr(study, "models", lambda reading: {
         "trained": settings(reading, registers=4), "w/o L_dre": settings(reading, {"dre": 0.0}, registers=4)})  # fmt: skip
-    found = study.every_model(0, ["paper"], 2, 2, *worlds)
-    other = study.every_model(0, ["paper"], 3, 1, *worlds)
+    rates = {"trained": 1e-3, "w/o L_dre": 1e-3}
+    found = study.every_model(0, ["paper"], 2, 2, rates, *worlds)
+    other = study.every_model(0, ["paper"], 3, 1, rates, *worlds)
     arms = {name.split("/")[1] if name.count("/") == 2 else name for name in found}
     assert all(np.isfinite(value) for value in found.values()) and set(found) == set(other)
     still = [name for name in found if name.startswith("paper/untrained/") or name.startswith("chance/")]

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtrlib.experiments import experiment
-from vtrlib.studies.dreamprvr import STEPS, first_losses, settings, train, world
+from vtrlib.studies.dreamprvr import (
+    CHOSEN, STEPS, first_losses, settings, train, world,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,10 +144,14 @@ def train_estimator(
         optimiser.step()
         plan.step()
         losses.append(float(loss.detach()))
-    return model.requires_grad_(True).eval(), losses
+    model.requires_grad_(True)
+    video.estimator.table.requires_grad_(False)  # as it was
+    return model.eval(), losses
 
 
-def _noise(model: DreamPRVR, target: Tensor, mean: Tensor, generator: Generator) -> Tensor:
+def _noise(
+    model: DreamPRVR, target: Tensor, mean: Tensor, generator: Generator
+) -> Tensor:
     """ε of Eq. 10 for targets (B, N_r, d), as the reading has it."""
     from vtrlib.diffusion import draw_normal
 
@@ -194,7 +200,7 @@ def registers(model: DreamPRVR, data: PartialRelevance, seed: int = 0) -> Imagin
 
 
 def one_step(model: DreamPRVR, imagined: Imagined) -> Tensor:
-    """Registers by a single jump, x̂_0 at t = T, (V, N_r, d); clamped where released."""
+    """Registers by a single jump, x̂_0 at t = T, (V, N_r, d); clamped if released."""
     x0 = _estimates(model, imagined)[0]
     return x0.clamp(-1, 1) if model.config.reading.reverse_step == "clamped" else x0
 
@@ -211,9 +217,10 @@ def _estimates(model: DreamPRVR, imagined: Imagined) -> list[Tensor]:
     """x̂_0 before any clamp, for t = T, …, 1."""
     import torch
 
-    video, found = model.video, []
+    video, found, last = model.video, [], model.config.steps
     with torch.no_grad():
-        for t, x in zip(range(model.config.steps, 0, -1), imagined.registers, strict=False):
+        for t in range(last, 0, -1):
+            x = imagined.registers[last - t]
             noise = video.estimator(x, t, imagined.guidance)
             found.append(video.schedule.x0_from_noise(x, t, noise))
     return found
@@ -221,15 +228,19 @@ def _estimates(model: DreamPRVR, imagined: Imagined) -> list[Tensor]:
 
 def crossed(
     model: DreamPRVR, imagined: Imagined, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Start from one video and be guided by another.
 
     Register k of video v starts where v does, and gets its condition from video
     v + k, counted round; so the registers that share a start share no condition.
 
     Returns:
-        All states (T + 1, V, N_r, d); and of the registers, flattened, whose the start
-        is and whose the condition, (V · N_r,) each.
+        All states (T + 1, V, N_r, d); and three groupings of the registers, flattened,
+        (V · N_r,) each: by start; by condition; and by neither, v - k, a control in
+        which those that share a group share nothing, as by condition no start.
+
+    Raises:
+        ValueError: more registers than videos, of which some would meet again.
     """
     import torch
 
@@ -238,6 +249,11 @@ def crossed(
     with torch.no_grad():
         condition = model.video.condition(imagined.features)  # (V, N_r, d)
         videos, number, _ = condition.shape
+        if number > videos:
+            raise ValueError(
+                f"imagined: found {videos} videos, expected at least {number}, the "
+                "number of registers."
+            )
         start = torch.arange(videos)[:, None].expand(videos, number)
         other = (start + torch.arange(number)) % videos
         guidance = model.video.estimator.guide(condition[other, torch.arange(number)])
@@ -246,7 +262,8 @@ def crossed(
             model.config.reading, Draws(), torch.Generator().manual_seed(seed),
             trajectory=True,
         )  # fmt: skip
-    return states, start.flatten(), other.flatten()
+    neither = (2 * start - other) % videos
+    return states, start.flatten(), other.flatten(), neither.flatten()
 
 
 def gathered(
@@ -289,7 +306,7 @@ def gathered(
 
 
 def targets(model: DreamPRVR, data: PartialRelevance) -> Tensor:
-    """What registers are to approximate, before it is perturbed: whitened text, (V, d)."""
+    """What registers are to approximate, unperturbed: whitened text, (V, d)."""
     from torch.nn.functional import layer_norm
 
     text = lesson(model, data).text
@@ -297,7 +314,7 @@ def targets(model: DreamPRVR, data: PartialRelevance) -> Tensor:
 
 
 def text_match(state: Tensor, text: Tensor) -> tuple[float, float]:
-    """Mean cosine of registers (V, N_r, d) with their video's text, and with others'."""
+    """Mean cosine of registers (V, N_r, d) with their own text, and with others'."""
     import torch
 
     from vtrlib.similarity import unit
@@ -393,8 +410,10 @@ def _measured(
         own, other = text_match(state, text)
         found |= {f"own text T={place}": own, f"other text T={place}": other}
         found[f"size T={place}"] = float(state.square().mean().sqrt())
-        found[f"scene T={place}"] = scene_probe(
-            before.registers[place], fitted, state, asked
+        first = before.registers[place]
+        found[f"scene T={place}"] = scene_probe(first, fitted, state, asked)
+        found[f"scene of one T={place}"] = scene_probe(
+            first[:, :1], fitted, state[:, :1], asked
         )
     found["scene of V_v"] = scene_probe(
         before.features, fitted, imagined.features, asked
@@ -410,7 +429,7 @@ def _measured(
 
 
 def _by_source(model: DreamPRVR, imagined: Imagined, seed: int) -> dict[str, float]:
-    """Purity of crossed registers, by start and by condition, over sets of videos."""
+    """Purity of crossed registers by what they share, over sets of videos."""
     import torch
 
     from vtrlib.dreamprvr import Gaussian
@@ -420,12 +439,11 @@ def _by_source(model: DreamPRVR, imagined: Imagined, seed: int) -> dict[str, flo
         some = slice(first, first + VIDEOS)
         start = Gaussian(*(part[some] for part in imagined.start))
         part = imagined._replace(features=imagined.features[some], start=start)
-        states, by_start, by_condition = crossed(model, part, seed)
-        found.append([
-            gathered(states[-1], groups)["purity"] for groups in (by_start, by_condition)
-        ])  # fmt: skip
+        states, *groupings = crossed(model, part, seed)
+        found.append([gathered(states[-1], g)["purity"] for g in groupings])
     by = torch.tensor(found).mean(0).tolist()
-    return {"purity by start": by[0], "purity by condition": by[1]}
+    names = ("purity by start", "purity by condition", "purity by neither")
+    return dict(zip(names, by, strict=True))
 
 
 def _first(seed: int, readings: list[str], **rest: Any) -> list[float]:
@@ -437,10 +455,6 @@ def _first(seed: int, readings: list[str], **rest: Any) -> list[float]:
     return first_losses(seed, config) + alone
 
 
-@experiment(
-    "dreamprvr-registers", seeds=(0, 1, 2, 3, 4), canary=_first,
-    readings=["released", "paper"], steps=STEPS, estimator_steps=ESTIMATOR_STEPS,
-)  # fmt: skip
 def watched(
     seed: int, readings: list[str], steps: int, estimator_steps: int
 ) -> Mapping[str, float]:
@@ -450,13 +464,13 @@ def watched(
     its estimator then "trained on" alone.
     """
     return every_model(
-        seed, readings, steps, estimator_steps, world("train"), world("test")
+        seed, readings, steps, estimator_steps, rates, world("train"), world("test")
     )
 
 
 def every_model(
     seed: int, readings: list[str], steps: int, estimator_steps: int,
-    data: PartialRelevance, asked: PartialRelevance,
+    rates: Mapping[str, float], data: PartialRelevance, asked: PartialRelevance,
 ) -> dict[str, float]:  # fmt: skip
     """The models of `watched`, trained on `data`, measured on `asked`."""
     import numpy as np
@@ -474,7 +488,9 @@ def every_model(
         configs = models(reading)
         made = {"untrained": untrained(configs["trained"], seed)}
         for name, config in configs.items():
-            made[name] = train(config, data, seed=seed, steps=steps)[0]
+            made[name] = train(
+                config, data, seed=seed, steps=steps, rate=rates[name]
+            )[0]
         made["trained on"] = train_estimator(
             made["trained"], data, steps=estimator_steps, seed=seed
         )[0]
