@@ -358,7 +358,7 @@ def test_everything_that_the_ledger_keeps(worlds: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(study, "REGISTERS", 4)
     monkeypatch.setattr(study, "models", lambda reading: {
         "trained": settings(reading, registers=4), "w/o L_dre": settings(reading, {"dre": 0.0}, registers=4)})  # fmt: skip
-    rates = {"trained": 1e-3, "w/o L_dre": 1e-3}
+    rates = {"paper": {"trained": 1e-3, "w/o L_dre": 1e-3}}
     found = study.every_model(0, ["paper"], 2, 2, rates, *worlds)
     other = study.every_model(0, ["paper"], 3, 1, rates, *worlds)
     arms = {name.split("/")[1] if name.count("/") == 2 else name for name in found}

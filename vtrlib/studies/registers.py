@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.dreamprvr import (
-    CHOSEN, STEPS, first_losses, settings, train, world,
+    CHOSEN, PRINTED, STEPS, first_losses, settings, train, world,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ REGISTERS, VIDEOS, SHOWN = 16, 20, (0, 5, 10)
 """Of Fig. 6: registers a video, videos, and panels."""
 
 ESTIMATOR_STEPS = 3000
+
+RATES = {
+    "released": {"trained": CHOSEN["full"], "w/o L_dre": CHOSEN["w/o L_dre"]},
+    "paper": {"trained": PRINTED["paper"], "w/o L_dre": PRINTED["paper"]},
+}
+"""What validation chose, see `vtrlib.studies.dreamprvr`; for the paper's model without
+L_dre that of the whole one."""
 
 
 def models(reading: str, registers: int = REGISTERS) -> dict[str, Config]:
@@ -455,9 +462,15 @@ def _first(seed: int, readings: list[str], **rest: Any) -> list[float]:
     return first_losses(seed, config) + alone
 
 
+@experiment(
+    "dreamprvr-registers", seeds=(0, 1, 2, 3, 4), canary=_first,
+    readings=["released", "paper"], steps=STEPS, estimator_steps=ESTIMATOR_STEPS,
+    rates=RATES,
+)  # fmt: skip
 def watched(
-    seed: int, readings: list[str], steps: int, estimator_steps: int
-) -> Mapping[str, float]:
+    seed: int, readings: list[str], steps: int, estimator_steps: int,
+    rates: Mapping[str, Mapping[str, float]],
+) -> Mapping[str, float]:  # fmt: skip
     """Fig. 6 in numbers, on thirty sets of 20 test videos, with controls.
 
     Four models a reading: untrained, trained, trained without L_dre, and trained with
@@ -470,7 +483,8 @@ def watched(
 
 def every_model(
     seed: int, readings: list[str], steps: int, estimator_steps: int,
-    rates: Mapping[str, float], data: PartialRelevance, asked: PartialRelevance,
+    rates: Mapping[str, Mapping[str, float]], data: PartialRelevance,
+    asked: PartialRelevance,
 ) -> dict[str, float]:  # fmt: skip
     """The models of `watched`, trained on `data`, measured on `asked`."""
     import numpy as np
@@ -489,7 +503,7 @@ def every_model(
         made = {"untrained": untrained(configs["trained"], seed)}
         for name, config in configs.items():
             made[name] = train(
-                config, data, seed=seed, steps=steps, rate=rates[name]
+                config, data, seed=seed, steps=steps, rate=rates[reading][name]
             )[0]
         made["trained on"] = train_estimator(
             made["trained"], data, steps=estimator_steps, seed=seed
