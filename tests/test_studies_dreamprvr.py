@@ -9,10 +9,22 @@ from vtrlib.studies import dreamprvr as study
 
 
 def test_each_variant_trains_at_the_rate_that_validation_chose() -> None:
-    row = ledger.read_row(ledger.results_folder() / "dreamprvr-rates.json")
+    rows = ledger.read_rows(ledger.results_folder())
+    found = rows["dreamprvr-rates"].metrics | rows["dreamprvr-rates-above"].metrics
     for name in study.VARIANTS:
-        found = {rate: row.metrics[f"{name}/{rate}"][0] for rate in study.RATES}
-        assert study.CHOSEN[name] == max(found, key=found.__getitem__), name
+        tried = {rate: found[f"{name}/{rate}"][0] for rate in (*study.RATES, study.ABOVE)}
+        best = max(tried, key=tried.__getitem__)
+        assert study.CHOSEN[name] == best, name
+        assert min(tried) < best < max(tried), f"{name}: the grid ends at its best rate"
+
+
+def test_what_adam_trains_has_a_rate_that_validation_chose() -> None:
+    row = ledger.read_rows(ledger.results_folder())["dreamprvr-reading-rates"]
+    assert set(study.PRINTED) == {name for name, config in study.flips().items() if config.reading.optimiser == "adam"}
+    for name, chosen in study.PRINTED.items():
+        tried = {rate: row.metrics[f"{name}/{rate}"][0] for rate in row.config["rates"]}
+        best = max(tried, key=tried.__getitem__)
+        assert chosen == best and min(tried) < best < max(tried), name
 
 
 def test_variants_differ_from_the_full_model_as_table_3_says() -> None:
