@@ -184,6 +184,18 @@ def test_parts_of_a_gallery_join() -> None:
 
 
 @pytest.mark.parametrize("reading", READINGS)
+def test_retrieval_never_reads_registers(reading: str) -> None:
+    """What is kept of a video for retrieval has the same size without registers, and they may be anything."""
+    model, data = small(reading), batch(small().config)
+    queries, videos = model.encode_query(data.words, data.word_mask), encoded(model)
+    spoilt = videos._replace(registers=torch.full_like(videos.registers, torch.nan))
+    for found, expected in zip(model.score(queries, spoilt), model.score(queries, videos), strict=True):
+        assert found.isfinite().all() and found.equal(expected)
+    bare = encoded(small(reading, registers_from="none"))
+    assert (bare.clips.shape, bare.frames.shape) == (videos.clips.shape, videos.frames.shape)
+
+
+@pytest.mark.parametrize("reading", READINGS)
 def test_the_loss_does_not_depend_on_the_order_of_queries(reading: str) -> None:
     model, data = small(reading), batch(small().config)
     order = torch.tensor([4, 0, 6, 2, 1, 5, 3])

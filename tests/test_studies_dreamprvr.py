@@ -38,6 +38,15 @@ def test_variants_differ_from_the_full_model_as_table_3_says() -> None:
     assert not off["w/o registers"] and full.steps == 10
 
 
+def test_sweeps_change_one_number_each() -> None:
+    base, made = study.settings("released"), study.swept("released", [1, 2, 4, 8, 16], [2, 5, 10, 15, 20])
+    assert len(made) == 10
+    for name, config in made.items():
+        kind, value = name.split("=")
+        key = {"N_r": "registers", "T": "steps"}[kind]
+        assert vars(config) == vars(base) | {key: int(value)}
+
+
 def test_a_summed_dre_loss_weighs_as_much_as_its_mean() -> None:
     paper, released = study.settings("paper"), study.settings("released")
     summands = paper.steps * paper.registers * paper.width

@@ -379,6 +379,8 @@ def msrvtt(seed: int, reading: str, steps: int, batch: int, rates: list[float]) 
             report = evaluate(model.score(*encode(model, test, seed)).fused, test.relevant, ks=(1, 5, 10))
             found |= {f"{join} {name}/R@{k}": report.recall(k) for k in report.ks}
             found |= {f"{join} {name}/SumR": report.sum_r}
+        with_registers, without = (found[f"{join} {name}/SumR"] for name in ("full", "w/o registers"))
+        found[f"{join} gain/SumR"] = with_registers - without
         chance = 100 / len(test.video_ids)
         found |= {f"{join} chance/R@{k}": k * chance for k in (1, 5, 10)}
         found |= {f"{join} chance/SumR": 16 * chance}
