@@ -22,7 +22,7 @@ def test_what_adam_trains_has_a_rate_that_validation_chose() -> None:
     row = ledger.read_rows(ledger.results_folder())["dreamprvr-reading-rates"]
     assert set(study.PRINTED) == {name for name, config in study.flips().items() if config.reading.optimiser == "adam"}
     for name, chosen in study.PRINTED.items():
-        tried = {rate: row.metrics[f"{name}/{rate}"][0] for rate in row.config["rates"]}
+        tried = {rate: row.metrics[f"{name}/{rate}"][0] for rate in row.config["rates"][name]}
         best = max(tried, key=tried.__getitem__)
         assert chosen == best and min(tried) < best < max(tried), name
 
