@@ -21,8 +21,9 @@ from vtrlib.released.conversion import Converted, convert
 
 __all__ = ["PAPERS", "Converted", "convert", "from_state_dict", "load", "renamed"]
 
-# A module of this package each, with `make(config, state_dict) -> (model, our names to theirs)`.
-PAPERS = ("dreamprvr",)
+# A module of this package each, with `make(config, state_dict) -> (model, our names to theirs)`; and, where theirs are
+# not laid out as ours, `split(state_dict)` that makes them so.
+PAPERS = ("discovla", "dreamprvr")
 
 
 def from_state_dict(
@@ -37,7 +38,8 @@ def from_state_dict(
         config: the released configuration; keys that no model needs are not read.
 
     Returns:
-        For "dreamprvr" a `vtrlib.dreamprvr.DreamPRVR` with `reading="released"`.
+        For "dreamprvr" a `vtrlib.dreamprvr.DreamPRVR`, for "discovla" a
+        `vtrlib.discovla.DiscoVLA`, with `reading="released"`.
 
     Raises:
         ValueError: no such paper, a key of the configuration is missing, or parameters
@@ -52,6 +54,8 @@ def from_state_dict(
             f"state_dict: found {found}, expected the released parameters by name."
         )
     module = importlib.import_module(f"vtrlib.released.{paper}")
+    if hasattr(module, "split"):
+        state_dict = module.split(state_dict)
     model: nn.Module
     model, names = module.make(config, state_dict)
     kinds = (one for one in state_dict.values() if one.is_floating_point())

@@ -24,7 +24,7 @@ class Config:
         batch_size: samples an update sees, over all processes and parts together.
         learning_rate: the peak of the schedule; an optimiser of your own brings its own.
         weight_decay: decoupled, on all trainable weights; likewise.
-        schedule: "constant", "linear", "cosine" or "pig"; see `vtrlib.training.schedules`.
+        schedule: "constant", "linear", "cosine", "clip4clip" or "pig"; see `vtrlib.training.schedules`.
         warmup: share of the steps during which the rate rises, 0 ≤ warmup < 1.
         clip: greatest norm of the whole gradient, > 0; None leaves it alone.
         accumulation: parts that a batch is cut into, one after the other on the device. Where the loss is a mean over

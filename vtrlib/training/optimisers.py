@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -13,7 +14,10 @@ from torch.optim import Adam, AdamW, Optimizer
 from vtrlib import check
 from vtrlib.training.config import Config
 
-__all__ = ["BertAdam", "adam", "adamw", "bert_adam", "described", "set_state", "state_of"]
+__all__ = [
+    "BertAdam", "TransformersAdamW", "adam", "adamw", "bert_adam", "described", "set_state", "state_of",
+    "transformers_adamw",
+]  # fmt: skip
 
 
 def adamw(model: nn.Module, config: Config) -> Optimizer:
@@ -28,16 +32,23 @@ def adam(model: nn.Module, config: Config) -> Optimizer:
     return Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def bert_adam(model: nn.Module, config: Config) -> Optimizer:
+def transformers_adamw(model: nn.Module, config: Config) -> Optimizer:
+    """`TransformersAdamW` on all weights that are trained, all of them decayed, as DiscoVLA's code trains."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return TransformersAdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def bert_adam(model: nn.Module, config: Config, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
     """`BertAdam` as DreamPRVR's code trains with it; give `clip=None` and `schedule="linear"` beside it.
 
+    CLIP4Clip trains with `functools.partial(bert_adam, betas=(0.9, 0.98))`, `clip=1.0` and `schedule="clip4clip"`.
     A model with `parameter_groups(weight_decay)` says what is decayed; of others everything is.
     """
     groups = getattr(model, "parameter_groups", None)
     if groups is None:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        return BertAdam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return BertAdam(groups(config.weight_decay), lr=config.learning_rate)
+        return BertAdam(weights, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+    return BertAdam(groups(config.weight_decay), lr=config.learning_rate, betas=betas)
 
 
 class BertAdam(Optimizer):
@@ -103,6 +114,69 @@ class BertAdam(Optimizer):
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         weight.sub_(group["lr"] * (first / (second.sqrt() + group["eps"]) + group["weight_decay"] * weight))
+
+
+class TransformersAdamW(Optimizer):
+    r"""AdamW as transformers had it until version 4: ε stands outside the bias correction, decay comes last.
+
+    $$ m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+       \theta \leftarrow \theta - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt v + \epsilon},
+       \quad \theta \leftarrow \theta - \eta \lambda \theta $$
+
+    `torch.optim.AdamW` adds ε to $\sqrt{v / (1 - \beta_2^t)}$: in the first steps its ε is up to $1 / \sqrt{1 - \beta_2}$
+    = 32 times smaller beside the gradient. Where gradients are clipped to norm 1 and ε is 1e-6 that shows.
+
+    Args:
+        params: weights, or groups of them.
+        lr: η.
+        betas: β₁, β₂.
+        eps: ε.
+        weight_decay: λ.
+
+    Raises:
+        TypeError, ValueError: a setting out of its range.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+            check.number(name, value, low=0)
+        for beta in betas:
+            check.number("betas", beta, low=0, high=0.999999)
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights that have a gradient; gradients stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state.update(step=0, first=torch.zeros_like(weight), second=torch.zeros_like(weight))
+        state["step"] += 1
+        first, second, (beta1, beta2) = state["first"], state["second"], group["betas"]
+        first.lerp_(weight.grad, 1 - beta1)
+        second.mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+        rate = group["lr"] * math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
+        weight.addcdiv_(first, second.sqrt().add_(group["eps"]), value=-rate)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
 
 
 def described(optimiser: Optimizer) -> dict[str, Any]:

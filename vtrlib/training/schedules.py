@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["SCHEDULES", "Schedule", "constant", "cosine", "linear", "pig"]
+__all__ = ["SCHEDULES", "Schedule", "clip4clip", "constant", "cosine", "linear", "pig"]
 
 Schedule = Callable[[int, int, float, float], float]
 
@@ -43,9 +43,22 @@ def linear(step: int, steps: int, warmup: float, peak: float) -> float:
     return peak * max((progress - 1) / (warmup - 1), 0.0)
 
 
+def clip4clip(step: int, steps: int, warmup: float, peak: float) -> float:
+    r"""$\eta x / w$ while progress $x = k/K$ is below the share $w$, then $\eta \frac12 (1 + \cos \pi x)$.
+
+    CLIP4Clip's, inside its BertAdam. Where the warm-up of one tenth ends it falls from 1 to 0.976 of the peak.
+    """
+    progress = step / steps
+    if progress < warmup:
+        return peak * progress / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
 def pig(step: int, steps: int, warmup: float, peak: float) -> float:
     """PIG's cosine: it counts updates from 1, and replaces a rate of 0 by 1e-8, whatever the peak is."""
     return cosine(step + 1, steps, warmup, peak) or 1e-8
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosine": cosine, "pig": pig}
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant, "linear": linear, "cosine": cosine, "clip4clip": clip4clip, "pig": pig,
+}  # fmt: skip

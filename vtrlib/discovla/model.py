@@ -1,0 +1,319 @@
+"""DiscoVLA whole: captions and videos in, features and the loss that trains it out."""
+
+import math
+from typing import Any, NamedTuple, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Generator, Tensor, nn
+from transformers import CLIPModel
+
+from vtrlib import check
+from vtrlib.clip.lora import LoRAAttention, SharedLoRA, layers, wrap_attention
+from vtrlib.clip.towers import Towers
+from vtrlib.discovla import inputs
+from vtrlib.discovla.alignment import (
+    Losses,
+    image_similarity,
+    objective,
+    pool_frames,
+)
+from vtrlib.discovla.config import Config
+from vtrlib.discovla.inputs import Batch
+from vtrlib.discovla.ivfusion import Adapter, Frames, IVFusionAttention
+from vtrlib.gathering import gather
+from vtrlib.similarity import cosine
+
+__all__ = ["DiscoVLA", "Videos"]
+
+_MOST = math.log(100)  # CLIP's limit of its logit scale
+
+
+class Videos(NamedTuple):
+    """B videos as a query meets them.
+
+    Attributes:
+        video: (B, D), mean of the frames' unit vectors, not normalised again.
+        frames: (B, F, D), features of the frames, not normalised.
+    """
+
+    video: Tensor
+    frames: Tensor
+
+
+class DiscoVLA(nn.Module, PyTorchModelHubMixin):
+    """Parameter-efficient video-text retrieval on CLIP; and, by its configuration, its
+    baselines: CLIP4Clip's mean pooling without training, with LoRA, or fine-tuned.
+
+    Args:
+        config: sizes, settings, and how the paper is read; also a dict of its fields, as
+            JSON holds it.
+
+    Attributes:
+        clip: the `transformers.CLIPModel`, random; its layers' attention is wrapped. See
+            `of` for a pretrained one.
+    """
+
+    def __init__(self, config: Config | dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config if isinstance(config, Config) else Config(**config)
+        self.clip = CLIPModel(self.config.sizes)
+        vision, text = layers(self.clip)
+        self._wrap(vision, self.config.vision_fusion)
+        self._wrap(text, self.config.text_fusion)
+        self.freeze()
+
+    @classmethod
+    def of(
+        cls, clip: CLIPModel | Towers, config: Config | None = None, *,
+        generator: Generator | None = None, **settings: Any,
+    ) -> Self:  # fmt: skip
+        """A model on a copy of a pretrained CLIP, its dtype and device.
+
+        Args:
+            clip: what `vtrlib.clip.load` gives, or a `transformers.CLIPModel`.
+            config: its settings but for `clip`; or give them by name.
+            generator: draws the weights that are new, on the CPU.
+
+        Raises:
+            TypeError: both a config and settings.
+        """
+        source = clip.model if isinstance(clip, Towers) else clip
+        if config is not None and settings:
+            raise TypeError("config: found settings beside it, expected one of the two.")
+        known = config.__dict__ if config is not None else settings
+        model = cls(Config(**{**known, "clip": source.config}))
+        model.clip.load_state_dict(source.state_dict(), strict=False)
+        for module in model.modules():
+            if isinstance(module, SharedLoRA | Adapter):
+                module.draw(generator)
+        return model.to(source.device, source.dtype).eval()
+
+    def freeze(self) -> None:
+        """Let gradients reach what `config.trained` names, and nothing else."""
+        trained = self.config.trained
+        self.requires_grad_(trained in ("clip", "all"))
+        if trained == "clip":
+            for part in self._inputs():
+                part.requires_grad_(False)
+        if trained == "added":
+            for module in self.modules():
+                if isinstance(module, SharedLoRA | Adapter):
+                    module.requires_grad_(True)
+
+    def parameter_groups(self, weight_decay: float = 0.2) -> list[dict[str, Any]]:
+        """CLIP4Clip's groups for `vtrlib.training.bert_adam`: only biases are not
+        decayed. DiscoVLA itself decays everything that is trained."""
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                groups[name.endswith("bias")].append(weight)
+        return [
+            {"params": found, "weight_decay": 0.0 if bias else weight_decay}
+            for bias, found in groups.items()
+            if found
+        ]
+
+    @property
+    def scale(self) -> Tensor:
+        """s = exp(logit scale), at most 100, CLIP's limit; (). Also 1/τ of Eq. 2-3."""
+        return self.clip.logit_scale.clamp(max=_MOST).exp()
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Captions of videos to features; every layer is image-level.
+
+        Args:
+            ids: (B, L), token ids, [bos] … [eos], padded on the right with any token.
+            mask: (B, L), true or 1 where there is a token.
+
+        Returns:
+            (B, D), not normalised.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit, too long a text; on a CPU or
+                outside training also a text without tokens or without end token, and an
+                unknown id.
+        """
+        ids, mask, ends = inputs.checked_texts(
+            self.clip.config, "ids", ids, mask, "B L", self._reads(ids)
+        )
+        return self._texts(ids, mask, ends, None)
+
+    def encode_pseudo_captions(
+        self, ids: Tensor, mask: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """Captions of a video's frames to features; the top layers look across them.
+
+        There an end token sees all tokens of all captions of its video, without a causal
+        limit; a caption's other tokens see what they see in CLIP (but in "video"
+        attention, where all see all).
+
+        Args:
+            ids: (B, F, L), token ids, as for `encode_text`.
+            mask: (B, F, L), true or 1 where there is a token.
+            frame_mask: (B, F), true or 1 where the video has a frame; read where padding
+                is hidden.
+
+        Returns:
+            (B, F, D), not normalised.
+
+        Raises:
+            ValueError: as for `encode_text`.
+        """
+        ids, mask, ends = inputs.checked_texts(
+            self.clip.config, "ids", ids, mask, "B F L", self._reads(ids)
+        )
+        shown = mask
+        if frame_mask is not None and self.config.reading.padding == "hidden":
+            frame_mask = inputs.checked_mask(
+                "frame_mask", frame_mask, "the captions", tuple(ids.shape[:2])
+            )
+            shown = mask & frame_mask[..., None]
+        number, ends = ids.shape[1], ends.flatten(0, 1)
+        frames = Frames(number, _place(ends), shown.flatten(1))
+        features = self._texts(ids.flatten(0, 1), mask.flatten(0, 1), ends, frames)
+        return features.reshape(-1, number, features.shape[-1])
+
+    def encode_video(self, video: Tensor, mask: Tensor | None = None) -> Videos:
+        """Videos to features; the top layers look across frames.
+
+        Nothing in it knows the order of the frames.
+
+        Args:
+            video: (B, F, 3, size, size), floating, frames from `vtrlib.clip.preprocess`.
+            mask: (B, F), true or 1 where there is a frame; all by default.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit; on a CPU or outside training
+                also a video without frames, NaN or infinity, and a frame of zeros.
+        """
+        return self._videos(
+            *inputs.checked_frames(self.clip.config, video, mask, self._reads(video))
+        )
+
+    def score(self, texts: Tensor, videos: Tensor) -> Tensor:
+        """Sim^vid, the cosine (Eq. 1), of captions (Q, D) and videos (V, D): (Q, V)."""
+        return cosine(texts, videos)
+
+    def forward(self, batch: Batch, gradient: str = "whole") -> Losses:
+        """The loss of a batch; see `loss`."""
+        return self.loss(batch, gradient)
+
+    def loss(self, batch: Batch, gradient: str = "whole") -> Losses:
+        r"""$\mathcal L$ and its terms (Eq. 14).
+
+        On several processes features of all of them are gathered, and each computes the
+        loss of the whole batch. Where gradients are averaged over processes, call the
+        model instead.
+
+        Args:
+            batch: B videos; the same number on each process.
+            gradient: "whole", or "local", as released; see `vtrlib.gathering.gather`.
+
+        Raises:
+            ValueError: bad input, as for the `encode_…` methods; parts of the batch are
+                missing, or differ in B or F.
+        """
+        paired = bool(self.config.alpha or self.config.beta)
+        self._whole(batch, paired)
+        if self.training and self.clip.logit_scale.requires_grad:
+            with torch.no_grad():  # a clamp in the graph would hold it there for good
+                self.clip.logit_scale.clamp_(max=_MOST)
+        reads = self._reads(batch["video"])
+        pixels, mask = inputs.checked_frames(
+            self.clip.config, batch["video"], batch["video_mask"], reads
+        )
+        texts = self.encode_text(batch["text_ids"], batch["text_mask"])
+        videos = self._videos(pixels, mask)
+        scale = self.scale
+        similarity = cosine(gather(texts, gradient), gather(videos.video, gradient))
+        if not paired:
+            return objective(similarity, None, scale, self.config)
+        captions = self.encode_pseudo_captions(
+            batch["f_text_ids"], batch["f_text_mask"], mask
+        )
+        hidden = self.config.reading.padding == "hidden"
+        shown = gather(mask) if hidden else None
+        image = image_similarity(
+            gather(captions, gradient), gather(videos.frames, gradient),
+            kind=self.config.similarity, aggregation=self.config.reading.aggregation,
+            scale=scale, caption_mask=shown, frame_mask=shown,
+        )  # fmt: skip
+        return objective(similarity, image.total, scale, self.config)
+
+    def _videos(self, pixels: Tensor, mask: Tensor) -> Videos:
+        vision = self.clip.vision_model
+        x = vision.pre_layrnorm(vision.embeddings(pixels.flatten(0, 1)))
+        place = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        keys = None
+        if self.config.reading.padding == "hidden":
+            keys = mask.repeat_interleave(x.shape[1], 1)
+        frames = Frames(pixels.shape[1], place, keys)
+        for layer in layers(self.clip)[0]:
+            x = layer(x, None, frames=frames)
+        features = self.clip.visual_projection(vision.post_layernorm(x[:, 0]))
+        features = features.reshape(*pixels.shape[:2], -1)
+        return Videos(pool_frames(features, mask), features)
+
+    def _texts(
+        self, ids: Tensor, mask: Tensor, ends: Tensor, frames: Frames | None
+    ) -> Tensor:
+        """(R, L) to (R, D), read at the end tokens."""
+        text = self.clip.text_model
+        x = text.embeddings(ids)
+        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+        seen = mask[:, None, None] & causal.tril()
+        for layer in layers(self.clip)[1]:
+            x = layer(x, seen, frames=frames)
+        last = x.take_along_dim(_place(ends)[:, None, None], 1).squeeze(1)
+        features: Tensor = self.clip.text_projection(text.final_layer_norm(last))
+        return features
+
+    def _wrap(self, stack: nn.ModuleList, fused: int) -> None:
+        c = self.config
+
+        def wrap(number: int, attention: Any) -> nn.Module:
+            if c.attention == "image" or number < len(stack) - fused:
+                return LoRAAttention(attention, c.rank, c.lora_scale)
+            adapter = None
+            if c.attention == "fusion":
+                bias = c.reading.adapter_bias == "both"
+                adapter = Adapter(
+                    attention.embed_dim, c.adapter_rank, bias, c.reading.activation
+                )
+            return IVFusionAttention(
+                attention, c.attention, c.rank, c.lora_scale, adapter
+            )
+
+        wrap_attention(stack, wrap)
+
+    def _inputs(self) -> list[nn.Module | nn.Parameter]:
+        """What CLIP4Clip leaves as it is: all that stands before the first layers."""
+        vision, text = self.clip.vision_model, self.clip.text_model
+        return [vision.embeddings, vision.pre_layrnorm, text.embeddings]
+
+    def _whole(self, batch: Batch, paired: bool) -> None:
+        names = ["text_ids", "text_mask", "video", "video_mask"]
+        names += ["f_text_ids", "f_text_mask"] if paired else []
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(
+                f"batch: found no {check.listed(missing)}, expected "
+                f"{', '.join(names)}. Without pseudo captions set alpha and beta to 0."
+            )
+        known = check.sizes("video", batch["video"], "B F C H W")
+        check.sizes("text_ids", batch["text_ids"], "B L", {"B": known["B"]})
+        if paired:
+            found = {"B": known["B"], "F": known["F"]}
+            check.sizes("f_text_ids", batch["f_text_ids"], "B F L", found)
+
+    def _reads(self, x: Tensor) -> bool:
+        """May values be looked at? It would stop an accelerator in a training step, and
+        break a compiled graph."""
+        free = x.device.type == "cpu" or not self.training
+        return free and not torch.compiler.is_compiling() and not x.is_meta
+
+
+def _place(ends: Tensor) -> Tensor:
+    """Where a row (R, L) is true, (R,)."""
+    return ends.int().argmax(1)
