@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ SIZES: dict[str, Any] = {
 
 
 def small(reading: Any = "released", seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> DiscoVLA:
-    """A model in evaluation mode, all of its weights moved, so that everything shows in the output."""
+    """A model in evaluation mode, all of its weights moved, so that everything shows in the output.
+
+    A weight depends on its name alone: models of different settings share those that they share.
+    """
     sizes = {"clip": SIZES, "vision_fusion": 2, "text_fusion": 1, "rank": 2, "adapter_rank": 3}
     model = DiscoVLA(Config(**{**sizes, **settings}, reading=reading)).to(dtype)
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
+            generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(dtype)
             if name.endswith("logit_scale"):
                 weight.fill_(2.0)
