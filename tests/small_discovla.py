@@ -123,15 +123,14 @@ class Naive:
             out = out + self.config.lora_scale * part @ (self.w[f"{layer}.self_attn.lora.down"] @ x)
         return out
 
-    def attention(self, layer: str, heads: int, token: Tensor, seen: list[Tensor]) -> Tensor:
-        """One token that looks at some."""
+    def attention(self, layer: str, heads: int, token: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """One token that looks at some, given as keys and values."""
         q, parts, width = self.project(layer, 0, token), [], len(token) // heads
-        keys, values = [self.project(layer, 1, x) for x in seen], [self.project(layer, 2, x) for x in seen]
         for head in range(heads):
             own = slice(head * width, (head + 1) * width)
-            scores = torch.stack([q[own] @ k[own] / math.sqrt(width) for k in keys])
+            scores = torch.stack([q[own] @ k[own] / math.sqrt(width) for k, _ in seen])
             exponentials = (scores - scores.max()).exp()
-            parts.append(sum(e * v[own] for e, v in zip(exponentials, values, strict=True)) / exponentials.sum())
+            parts.append(sum(e * v[own] for e, (_, v) in zip(exponentials, seen, strict=True)) / exponentials.sum())
         name = f"{layer}.self_attn.out_proj"
         return self.w[f"{name}.weight"] @ torch.cat(parts) + self.w[f"{name}.bias"]
 
@@ -157,12 +156,13 @@ class Naive:
         `sees[row][token]` are the tokens of its row that a token sees, `keys[row]` those that other rows may see.
         """
         normed = [[self.norm(f"{layer}.layer_norm1", x) for x in row] for row in rows]
-        shared = [normed[r][t] for r in range(len(rows)) for t in keys[r]]
+        projected = [[(self.project(layer, 1, x), self.project(layer, 2, x)) for x in row] for row in normed]
+        shared = [projected[r][t] for r in range(len(rows)) for t in keys[r]]
         out = []
         for r, row in enumerate(rows):
             new = []
             for t, x in enumerate(row):
-                own = [normed[r][s] for s in sees[r][t]]
+                own = [projected[r][s] for s in sees[r][t]]
                 if kind == "video":
                     mixed = self.attention(layer, heads, normed[r][t], shared)
                 else:

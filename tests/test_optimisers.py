@@ -1,4 +1,4 @@
-"""BertAdam: against the released one, its formula, and per-layer clipping of stacks."""
+"""BertAdam: against the released one, its formula, and per-layer clipping of stacks. AdamW with ε as it once was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vtrlib import training
-from vtrlib.training import BertAdam, adam, bert_adam, schedules
+from vtrlib.training import BertAdam, TransformersAdamW, adam, bert_adam, schedules, transformers_adamw
+from vtrlib.training.optimisers import set_state, state_of
 
 GOLDEN = torch.load(Path(__file__).parent / "golden" / "bertadam.pt", weights_only=True)
 
@@ -92,11 +93,51 @@ def test_factories_take_what_is_trained() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
     model[0].bias.requires_grad_(False)
     config = training.Config(steps=1, learning_rate=0.3, weight_decay=0.2)
-    for make, kind in ((adam, torch.optim.Adam), (bert_adam, BertAdam)):
+    for make, kind in ((adam, torch.optim.Adam), (bert_adam, BertAdam), (transformers_adamw, TransformersAdamW)):
         optimiser = make(model, config)
         assert isinstance(optimiser, kind)
         assert sum(len(group["params"]) for group in optimiser.param_groups) == 3
         assert all(group["lr"] == 0.3 and group["weight_decay"] == 0.2 for group in optimiser.param_groups)
+
+
+def test_adamw_with_epsilon_outside_the_bias_correction() -> None:
+    """The formula in plain numbers; torch's AdamW is where ε is nothing, and elsewhere where it is something."""
+    (x,), rates = weights((3, 4)), (0.0, 0.1, 0.2, 0.05)
+    gradients = [10.0**-k * weights((3, 4), scale=k + 1.0)[0].detach() for k in range(4)]
+    theta, m, v = x.detach().clone(), torch.zeros_like(x.detach()), torch.zeros_like(x.detach())
+    optimiser = TransformersAdamW([x], betas=(0.8, 0.9), eps=1e-2, weight_decay=0.3)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        x.grad = gradient.clone()
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+        assert x.grad.equal(gradient), "gradients stay as they are"
+        m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+        theta = theta - rate * (1 - 0.9**t) ** 0.5 / (1 - 0.8**t) * m / (v.sqrt() + 1e-2)
+        theta = theta - rate * 0.3 * theta
+        torch.testing.assert_close(x.detach(), theta, rtol=1e-12, atol=1e-12)
+    for eps, same in ((1e-12, True), (1e-2, False)):
+        ours, theirs = weights((3, 4))[0], weights((3, 4))[0]
+        pair = TransformersAdamW([ours], lr=1e-3, eps=eps), torch.optim.AdamW([theirs], lr=1e-3, eps=eps, weight_decay=0)
+        for gradient in gradients:
+            ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+            for one in pair:
+                one.step()
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-9) == same
+
+
+def test_adamw_s_state_survives_a_checkpoint() -> None:
+    x, y = weights((3,), (3,))
+    y.data = x.data.clone()
+    first, second = TransformersAdamW([x], lr=0.1), TransformersAdamW([y], lr=0.1)
+    for number in range(4):
+        x.grad = y.grad = torch.full_like(x, number + 0.5)
+        first.step()
+        if number == 1:
+            y.data = x.data.clone()
+            set_state(second, *deepcopy(state_of(first)))
+        if number > 1:
+            second.step()
+    assert x.equal(y)
 
 
 def test_closure_and_bad_settings() -> None:
@@ -110,6 +151,11 @@ def test_closure_and_bad_settings() -> None:
         return loss.item()
 
     assert optimiser.step(closure) > (x**2).sum().item()
+    optimiser = TransformersAdamW([x])
+    assert optimiser.step(closure) > (x**2).sum().item()
     for settings in ({"lr": -1.0}, {"betas": (0.9, 1.5)}, {"weight_decay": float("nan")}, {"max_norm": -1.0}):
         with pytest.raises(ValueError, match="expected a finite number"):
             BertAdam([x], **settings)  # type: ignore[arg-type]
+    for settings in ({"lr": -1.0}, {"betas": (0.9, 1.0)}, {"weight_decay": float("nan")}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            TransformersAdamW([x], **settings)  # type: ignore[arg-type]

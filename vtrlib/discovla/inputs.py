@@ -121,9 +121,17 @@ def checked_texts(
 
 
 def checked_frames(
-    config: CLIPConfig, video: Tensor, mask: Tensor | None, values: bool
+    config: CLIPConfig, video: Tensor, mask: Tensor | None, hidden: bool, values: bool
 ) -> tuple[Tensor, Tensor]:
     """Frames (B, F, 3, size, size), and their mask (B, F) as bool, all true by default.
+
+    Args:
+        config: of the CLIP model.
+        video: frames.
+        mask: true or 1 where there is a frame.
+        hidden: padding takes part nowhere; zeros are put there, since not even a weight
+            of 0 hides a NaN.
+        values: whether values may be read.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; and with `values` a video without
@@ -156,7 +164,7 @@ def checked_frames(
         least, most = video.flatten(2).aminmax(dim=-1)
         finite = least.isfinite() & most.isfinite()
         _refuse(
-            "video", finite | ~mask, "NaN or infinity",
+            "video", finite | ~mask if hidden else finite, "NaN or infinity",
             "finite frames. Decode it again, or leave it out",
         )  # fmt: skip
         _refuse(
@@ -164,6 +172,8 @@ def checked_frames(
             "pictures: it was not decoded. Decode it again, leave it out, or set "
             "video_mask to 0 there",
         )  # fmt: skip
+    if hidden:
+        video = video.masked_fill(~mask[..., None, None, None], 0)
     return video, mask
 
 

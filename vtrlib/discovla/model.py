@@ -164,7 +164,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
             self.clip.config, "ids", ids, mask, "B F L", self._reads(ids)
         )
         shown = mask
-        if frame_mask is not None and self.config.reading.padding == "hidden":
+        if frame_mask is not None and self._hides:
             frame_mask = inputs.checked_mask(
                 "frame_mask", frame_mask, "the captions", tuple(ids.shape[:2])
             )
@@ -187,9 +187,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
             ValueError: shapes or dtypes that do not fit; on a CPU or outside training
                 also a video without frames, NaN or infinity, and a frame of zeros.
         """
-        return self._videos(
-            *inputs.checked_frames(self.clip.config, video, mask, self._reads(video))
-        )
+        return self._videos(*self._checked(video, mask))
 
     def score(self, texts: Tensor, videos: Tensor) -> Tensor:
         """Sim^vid, the cosine (Eq. 1), of captions (Q, D) and videos (V, D): (Q, V)."""
@@ -219,10 +217,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         if self.training and self.clip.logit_scale.requires_grad:
             with torch.no_grad():  # a clamp in the graph would hold it there for good
                 self.clip.logit_scale.clamp_(max=_MOST)
-        reads = self._reads(batch["video"])
-        pixels, mask = inputs.checked_frames(
-            self.clip.config, batch["video"], batch["video_mask"], reads
-        )
+        pixels, mask = self._checked(batch["video"], batch["video_mask"])
         texts = self.encode_text(batch["text_ids"], batch["text_mask"])
         videos = self._videos(pixels, mask)
         scale = self.scale
@@ -232,8 +227,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         captions = self.encode_pseudo_captions(
             batch["f_text_ids"], batch["f_text_mask"], mask
         )
-        hidden = self.config.reading.padding == "hidden"
-        shown = gather(mask) if hidden else None
+        shown = gather(mask) if self._hides else None
         image = image_similarity(
             gather(captions, gradient), gather(videos.frames, gradient),
             kind=self.config.similarity, aggregation=self.config.reading.aggregation,
@@ -241,12 +235,23 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         )  # fmt: skip
         return objective(similarity, image.total, scale, self.config)
 
+    @property
+    def _hides(self) -> bool:
+        """Whether padded frames take part nowhere."""
+        return self.config.reading.padding == "hidden"
+
+    def _checked(self, video: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        reads = self._reads(video)
+        return inputs.checked_frames(
+            self.clip.config, video, mask, self._hides, reads
+        )
+
     def _videos(self, pixels: Tensor, mask: Tensor) -> Videos:
         vision = self.clip.vision_model
         x = vision.pre_layrnorm(vision.embeddings(pixels.flatten(0, 1)))
         place = torch.zeros(len(x), dtype=torch.long, device=x.device)
         keys = None
-        if self.config.reading.padding == "hidden":
+        if self._hides:
             keys = mask.repeat_interleave(x.shape[1], 1)
         frames = Frames(pixels.shape[1], place, keys)
         for layer in layers(self.clip)[0]:
