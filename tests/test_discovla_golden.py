@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ import torch
 from small_discovla import golden, golden_model
 from torch import Tensor
 
-from vtrlib.discovla import DiscoVLA, Frames, IVFusionAttention, image_similarity, objective
 from vtrlib.clip.lora import layers
+from vtrlib.discovla import DiscoVLA, Frames, IVFusionAttention, image_similarity, objective
 from vtrlib.losses import info_nce, similarity_kl
-from vtrlib.released import from_state_dict, renamed
+from vtrlib.released import convert, from_state_dict, load, renamed
 from vtrlib.released.discovla import joined, names
 from vtrlib.similarity import cosine
 from vtrlib.training import BertAdam, TransformersAdamW, schedules
@@ -337,6 +338,15 @@ def test_released_names_both_ways(which: str) -> None:
     again = by_released_name(model)
     assert again.keys() == found["state_dict"].keys() and not model.training
     assert all(again[name].equal(tensor) for name, tensor in found["state_dict"].items())
+
+
+def test_a_checkpoint_by_way_of_safetensors(tmp_path: Path) -> None:
+    found = FOUND["tiny"]
+    torch.save({"config": found["config"], "state_dict": found["state_dict"]}, tmp_path / "best.pth")
+    convert(tmp_path / "best.pth", tmp_path / "ours")
+    model = load(tmp_path / "ours", "discovla")
+    assert isinstance(model, DiscoVLA)
+    assert all(a.equal(b) for a, b in zip(model.parameters(), golden_model(found).parameters(), strict=True))
 
 
 def test_names_without_their_prefix_and_openai_s_settings() -> None:

@@ -378,6 +378,7 @@ def swap(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         (put("video_mask", 1, 0), r"video_mask\[1\]: found no frame, expected at least one"),
         (put("text_ids", batch()["text_ids"] == END, 5), r"ids\[0\], \[1\], \[2\]: found no end token \(largest id 27"),
         (put("f_text_ids", (0, 1), 5), r"ids\[0, 1\]: found no end token"),
+        (bad(lambda data: data["text_mask"].logical_and_(data["text_ids"] != END)), r"ids\[0\], .*: found no end token"),
         (put("text_mask", (1, 0), False), r"ids\[1\]: found the first token masked.*Pad on the right"),
         (put("text_ids", (0, 1), 31), r"ids: found ids from 0 to 31, expected 0 to 30, the vocabulary"),
         (put("text_ids", (0, 1), -1), r"found ids from -1"),

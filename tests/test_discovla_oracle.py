@@ -172,6 +172,15 @@ def test_hidden_padding_is_not_there(reading: str, seen: bool) -> None:
     for name, term in model.loss(other).items():  # type: ignore[arg-type]
         apart = abs(term.item() - model.loss(data)[name].item())  # type: ignore[literal-required]
         assert (apart > 1e-6) == seen, name
+    cut = model.encode_video(data["video"][:1, :3])
+    whole = model.encode_video(data["video"][:1], data["video_mask"][:1])
+    assert torch.allclose(whole.video, cut.video, atol=1e-10) != seen
+    ids, mask = data["f_text_ids"][:1], data["f_text_mask"][:1]
+    cut, whole = (
+        model.encode_pseudo_captions(ids[:, :3], mask[:, :3]),
+        model.encode_pseudo_captions(ids, mask, data["video_mask"][:1])[:, :3],
+    )
+    assert torch.allclose(whole, cut, atol=1e-10) != seen
 
 
 def test_padding_hides_captions_from_each_other() -> None:

@@ -33,13 +33,13 @@ class ImageSimilarity(NamedTuple):
 
 
 class Losses(TypedDict):
-    """The terms of Eq. 14 before their weights, and their weighted sum; each ().
+    r"""The terms of Eq. 14 before their weights, and their weighted sum; each ().
 
     Attributes:
-        total: $\\mathcal L$.
-        video: $\\mathcal L_A(\\mathrm{Sim}^{vid})$.
-        image: $\\mathcal L_A(\\mathrm{Sim}^{img})$.
-        distill: $\\mathcal L_{KL}$.
+        total: $\mathcal L$.
+        video: $\mathcal L_A(\mathrm{Sim}^{vid})$.
+        image: $\mathcal L_A(\mathrm{Sim}^{img})$.
+        distill: $\mathcal L_{KL}$.
     """
 
     total: Tensor
@@ -134,12 +134,10 @@ def image_similarity(
     columns = max_similarity(v.flatten(0, 1), t, caption_mask)  # (B F', A)
     of_captions = rows.reshape(a, f, b).transpose(1, 2)  # (A, B, F)
     of_frames = columns.reshape(b, g, a).permute(2, 0, 1)  # (A, B, F')
-    t2v = aggregate(
-        of_captions, aggregation, scale, None if caption_mask is None else caption_mask[:, None]
-    )
-    v2t = aggregate(
-        of_frames, aggregation, scale, None if frame_mask is None else frame_mask[None]
-    )
+    has = None if caption_mask is None else caption_mask[:, None]
+    shows = None if frame_mask is None else frame_mask[None]
+    t2v = aggregate(of_captions, aggregation, scale, has)
+    v2t = aggregate(of_frames, aggregation, scale, shows)
     return ImageSimilarity((t2v + v2t) / 2, t2v, v2t)
 
 

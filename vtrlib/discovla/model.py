@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPModel
 
 from vtrlib import check
-from vtrlib.clip.lora import LoRAAttention, SharedLoRA, layers, wrap_attention
+from vtrlib.clip.lora import SharedLoRA
 from vtrlib.clip.towers import Towers
 from vtrlib.discovla import inputs
 from vtrlib.discovla.alignment import (
@@ -20,7 +20,14 @@ from vtrlib.discovla.alignment import (
 )
 from vtrlib.discovla.config import Config
 from vtrlib.discovla.inputs import Batch
-from vtrlib.discovla.ivfusion import Adapter, Frames, IVFusionAttention
+from vtrlib.discovla.ivfusion import Adapter, Frames
+from vtrlib.discovla.towers import (
+    first_parts,
+    frame_features,
+    places,
+    text_features,
+    wrap_towers,
+)
 from vtrlib.gathering import gather
 from vtrlib.similarity import cosine
 
@@ -58,9 +65,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.config = config if isinstance(config, Config) else Config(**config)
         self.clip = CLIPModel(self.config.sizes)
-        vision, text = layers(self.clip)
-        self._wrap(vision, self.config.vision_fusion)
-        self._wrap(text, self.config.text_fusion)
+        wrap_towers(self.clip, self.config)
         self.freeze()
 
     @classmethod
@@ -94,7 +99,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         trained = self.config.trained
         self.requires_grad_(trained in ("clip", "all"))
         if trained == "clip":
-            for part in self._inputs():
+            for part in first_parts(self.clip):
                 part.requires_grad_(False)
         if trained == "added":
             for module in self.modules():
@@ -137,7 +142,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         ids, mask, ends = inputs.checked_texts(
             self.clip.config, "ids", ids, mask, "B L", self._reads(ids)
         )
-        return self._texts(ids, mask, ends, None)
+        return text_features(self.clip, ids, mask, ends, None)
 
     def encode_pseudo_captions(
         self, ids: Tensor, mask: Tensor, frame_mask: Tensor | None = None
@@ -170,8 +175,9 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
             )
             shown = mask & frame_mask[..., None]
         number, ends = ids.shape[1], ends.flatten(0, 1)
-        frames = Frames(number, _place(ends), shown.flatten(1))
-        features = self._texts(ids.flatten(0, 1), mask.flatten(0, 1), ends, frames)
+        frames = Frames(number, places(ends), shown.flatten(1))
+        ids, mask = ids.flatten(0, 1), mask.flatten(0, 1)
+        features = text_features(self.clip, ids, mask, ends, frames)
         return features.reshape(-1, number, features.shape[-1])
 
     def encode_video(self, video: Tensor, mask: Tensor | None = None) -> Videos:
@@ -247,55 +253,9 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         )
 
     def _videos(self, pixels: Tensor, mask: Tensor) -> Videos:
-        vision = self.clip.vision_model
-        x = vision.pre_layrnorm(vision.embeddings(pixels.flatten(0, 1)))
-        place = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        keys = None
-        if self._hides:
-            keys = mask.repeat_interleave(x.shape[1], 1)
-        frames = Frames(pixels.shape[1], place, keys)
-        for layer in layers(self.clip)[0]:
-            x = layer(x, None, frames=frames)
-        features = self.clip.visual_projection(vision.post_layernorm(x[:, 0]))
-        features = features.reshape(*pixels.shape[:2], -1)
+        shown = mask if self._hides else None
+        features = frame_features(self.clip, pixels, shown)
         return Videos(pool_frames(features, mask), features)
-
-    def _texts(
-        self, ids: Tensor, mask: Tensor, ends: Tensor, frames: Frames | None
-    ) -> Tensor:
-        """(R, L) to (R, D), read at the end tokens."""
-        text = self.clip.text_model
-        x = text.embeddings(ids)
-        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
-        seen = mask[:, None, None] & causal.tril()
-        for layer in layers(self.clip)[1]:
-            x = layer(x, seen, frames=frames)
-        last = x.take_along_dim(_place(ends)[:, None, None], 1).squeeze(1)
-        features: Tensor = self.clip.text_projection(text.final_layer_norm(last))
-        return features
-
-    def _wrap(self, stack: nn.ModuleList, fused: int) -> None:
-        c = self.config
-
-        def wrap(number: int, attention: Any) -> nn.Module:
-            if c.attention == "image" or number < len(stack) - fused:
-                return LoRAAttention(attention, c.rank, c.lora_scale)
-            adapter = None
-            if c.attention == "fusion":
-                bias = c.reading.adapter_bias == "both"
-                adapter = Adapter(
-                    attention.embed_dim, c.adapter_rank, bias, c.reading.activation
-                )
-            return IVFusionAttention(
-                attention, c.attention, c.rank, c.lora_scale, adapter
-            )
-
-        wrap_attention(stack, wrap)
-
-    def _inputs(self) -> list[nn.Module | nn.Parameter]:
-        """What CLIP4Clip leaves as it is: all that stands before the first layers."""
-        vision, text = self.clip.vision_model, self.clip.text_model
-        return [vision.embeddings, vision.pre_layrnorm, text.embeddings]
 
     def _whole(self, batch: Batch, paired: bool) -> None:
         names = ["text_ids", "text_mask", "video", "video_mask"]
@@ -318,7 +278,3 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         free = x.device.type == "cpu" or not self.training
         return free and not torch.compiler.is_compiling() and not x.is_meta
 
-
-def _place(ends: Tensor) -> Tensor:
-    """Where a row (R, L) is true, (R,)."""
-    return ends.int().argmax(1)

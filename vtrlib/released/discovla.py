@@ -62,7 +62,7 @@ def split(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = _PREFIX + name if bare else name
         if name in _TRANSPOSED and tensor.ndim == 2:
             found[f"{name}[T]"] = tensor.T
-        elif "attn.in_proj_" in name and len(tensor) % 3 == 0:
+        elif "attn.in_proj_" in name and tensor.ndim and len(tensor) % 3 == 0:
             parts = zip(_FUSED, tensor.chunk(3), strict=True)
             found |= {f"{name}[{one}]": part for one, part in parts}
         else:
