@@ -1,4 +1,4 @@
-"""Small DiscoVLA models and batches for the tests: sizes that all differ, the golden fixture, and an oracle in loops."""
+"""Small DiscoVLA models and batches for the tests: sizes that all differ, the fixture, an oracle in loops."""
 
 from __future__ import annotations
 
@@ -231,8 +231,14 @@ class Naive:
             self.captions(i, m, k.tolist(), True)
             for i, m, k in zip(data["f_text_ids"], data["f_text_mask"], shown, strict=True)
         ]
-        single = [self.captions(i[None], m[None], [True], False)[0] for i, m in zip(data["text_ids"], data["text_mask"], strict=True)]  # fmt: skip
-        means = [sum(f / f.norm() for f, k in zip(v, m.tolist(), strict=True) if k) for v, m in zip(visual, mask, strict=True)]  # fmt: skip
+        single = [
+            self.captions(i[None], m[None], [True], False)[0]
+            for i, m in zip(data["text_ids"], data["text_mask"], strict=True)
+        ]
+        means = [
+            sum(f / f.norm() for f, there in zip(v, m.tolist(), strict=True) if there)
+            for v, m in zip(visual, mask, strict=True)
+        ]
         sim = [[float(t @ v / t.norm() / v.norm()) for v in means] for t in single]
         image = [
             [self.image(t, v, shown[i].tolist(), shown[j].tolist(), s) for j, v in enumerate(visual)]

@@ -61,7 +61,7 @@ def test_draws_follow_the_generator() -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_wrapped_clip_starts_as_the_plain_one(clip: CLIPModel, padded: bool) -> None:
-    """Transformers gives the text tower a mask where something is padded, and says that it is causal where nothing is."""
+    """Transformers gives the text tower a mask where something is padded, else says that it is causal."""
     plain = copy.deepcopy(clip)
     assert add_lora(clip, rank=3) is clip
     ids, mask = texts(3, length=8, seed=1)

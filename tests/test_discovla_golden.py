@@ -1,4 +1,4 @@
-"""DiscoVLA as released, and CLIP4Clip's mean pooling: features, losses, gradients and training against the authors' code.
+"""DiscoVLA as released, and CLIP4Clip's mean pooling: features to training, against the authors' code.
 
 Two models: one head of width 64, two of width 64 each. Tolerances: 1e-5 for features, 1e-5 of a loss, 1e-4 of the
 largest gradient of a tensor.

@@ -234,7 +234,8 @@ def test_cost_grows_as_the_paper_says() -> None:
         return attention_cost(kind, frames, tokens, 768).pairs
 
     # O(F N²), O((F N)²), O(F N² + F² N)
-    assert pairs("image", 24, 50) == 2 * pairs("image", 12, 50) and pairs("image", 12, 100) == 4 * pairs("image", 12, 50)
+    assert pairs("image", 24, 50) == 2 * pairs("image", 12, 50)
+    assert pairs("image", 12, 100) == 4 * pairs("image", 12, 50)
     assert pairs("video", 24, 50) == 4 * pairs("video", 12, 50) == pairs("video", 12, 100)
     across = [pairs("fusion", f, n) - pairs("image", f, n) for f, n in ((12, 50), (24, 50), (12, 100))]
     assert across[1] == 4 * across[0] and across[2] == 2 * across[0]
@@ -295,12 +296,13 @@ def test_a_step_compiles_in_one_graph(reading: str) -> None:
 
 
 def test_masks_of_any_kind_and_views() -> None:
-    model, data = small(), dict(batch())
+    model = small()
+    data: dict[str, Any] = dict(batch())
     expected = model.loss(data)["total"]  # type: ignore[arg-type]
     for kind in (torch.bool, torch.int32, torch.float32):
-        again = data | {name: data[name].to(kind) for name in data if name.endswith("mask")}  # type: ignore[attr-defined]
-        again |= {name: data[name].int() for name in data if name.endswith("ids")}  # type: ignore[attr-defined]
-        again["video"] = data["video"].transpose(0, 1).contiguous().transpose(0, 1)  # type: ignore[attr-defined]
+        again = data | {name: tensor.to(kind) for name, tensor in data.items() if name.endswith("mask")}
+        again |= {name: tensor.int() for name, tensor in data.items() if name.endswith("ids")}
+        again["video"] = data["video"].transpose(0, 1).contiguous().transpose(0, 1)
         assert model.loss(again)["total"] == expected  # type: ignore[arg-type]
     whole = model.encode_video(batch()["video"]).video
     shown = model.encode_video(batch()["video"], torch.ones(3, 5)).video
@@ -378,7 +380,7 @@ def swap(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         (put("video_mask", 1, 0), r"video_mask\[1\]: found no frame, expected at least one"),
         (put("text_ids", batch()["text_ids"] == END, 5), r"ids\[0\], \[1\], \[2\]: found no end token \(largest id 27"),
         (put("f_text_ids", (0, 1), 5), r"ids\[0, 1\]: found no end token"),
-        (bad(lambda data: data["text_mask"].logical_and_(data["text_ids"] != END)), r"ids\[0\], .*: found no end token"),
+        (bad(lambda d: d["text_mask"].logical_and_(d["text_ids"] != END)), r"ids\[0\], .*: found no end token"),
         (put("text_mask", (1, 0), False), r"ids\[1\]: found the first token masked.*Pad on the right"),
         (put("text_ids", (0, 1), 31), r"ids: found ids from 0 to 31, expected 0 to 30, the vocabulary"),
         (put("text_ids", (0, 1), -1), r"found ids from -1"),

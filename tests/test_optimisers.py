@@ -117,7 +117,8 @@ def test_adamw_with_epsilon_outside_the_bias_correction() -> None:
         torch.testing.assert_close(x.detach(), theta, rtol=1e-12, atol=1e-12)
     for eps, same in ((1e-12, True), (1e-2, False)):
         ours, theirs = weights((3, 4))[0], weights((3, 4))[0]
-        pair = TransformersAdamW([ours], lr=1e-3, eps=eps), torch.optim.AdamW([theirs], lr=1e-3, eps=eps, weight_decay=0)
+        other = torch.optim.AdamW([theirs], lr=1e-3, eps=eps, weight_decay=0)
+        pair = TransformersAdamW([ours], lr=1e-3, eps=eps), other
         for gradient in gradients:
             ours.grad, theirs.grad = gradient.clone(), gradient.clone()
             for one in pair:

@@ -26,8 +26,8 @@ def gather(x: Tensor, gradient: str = "whole") -> Tensor:
       loss on one process.
     - "local": the gradient of its own loss alone, as in DiscoVLA's released code and
       others like it. The average is then exactly $1/W$ of the true gradient: a clip at
-      norm 1 acts as one at W, and ε in Adam counts W times as much; otherwise Adam hides
-      it.
+      norm 1 acts as one at W, and ε in Adam counts W times as much; otherwise Adam
+      hides it.
 
     Args:
         x: (B, ...), with the same B on every process.

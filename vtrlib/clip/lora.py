@@ -130,8 +130,8 @@ class LoRAAttention(nn.Module):
         is_causal: bool = False, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """Tokens (B, L, D), and a mask as `attend` takes it, to (B, L, D); there are no
-        weights to return. Transformers leaves a causal mask out where nothing is padded,
-        and says `is_causal`."""
+        weights to return. Transformers leaves a causal mask out where nothing is
+        padded, and says `is_causal`."""
         causal = is_causal and attention_mask is None
         return self.mix(*self.project(hidden_states), attention_mask, causal), None
 

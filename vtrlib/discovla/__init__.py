@@ -1,10 +1,10 @@
 """DiscoVLA: CLIP for videos with half a million trained parameters.
 
 Shen et al., *DiscoVLA: Discrepancy Reduction in Vision, Language, and Alignment for
-Parameter-Efficient Video-Text Retrieval*, CVPR 2025. In the order of its method section:
-`ivfusion` and `towers` (Eq. 5-7), `alignment` (Eq. 1-4, 8-14), `model`; `reading` holds what differs
-between the paper and its released code, `config` sizes and settings, `cost` what
-attention costs.
+Parameter-Efficient Video-Text Retrieval*, CVPR 2025. In the order of its method
+section: `ivfusion` and `towers` (Eq. 5-7), `alignment` (Eq. 1-4, 8-14), `model`;
+`reading` holds what differs between the paper and its released code, `config` sizes and
+settings, `cost` what attention costs.
 """
 
 from vtrlib.discovla.alignment import (

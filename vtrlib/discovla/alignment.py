@@ -108,12 +108,13 @@ def image_similarity(
     Args:
         captions: (A, F, D), pseudo captions of A videos' captions.
         frames: (B, F', D), of B videos; F' = F but for "fine" and "video".
-        kind: "fine", as above; "paired": $\frac1F \sum_n t_{i|n}^\top v_{j|n}$; "video":
-            the cosine of the means of unit vectors. The last two have one direction.
+        kind: "fine", as above; "paired": $\frac1F \sum_n t_{i|n}^\top v_{j|n}$;
+            "video": the cosine of the means of unit vectors. The last two have one
+            direction.
         aggregation, scale: of "fine", see `aggregate`.
         caption_mask: (A, F), bool, and frame_mask: (B, F'), bool: what takes part.
-            Everything by default. "paired" takes a pair where both do, and is 0 if there
-            is none.
+            Everything by default. "paired" takes a pair where both do, and is 0 if
+            there is none.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, or there is no such kind.
@@ -123,7 +124,8 @@ def image_similarity(
     check.sizes("frames", frames, "B F D", letters)
     check.one_of("kind", kind, ("fine", "paired", "video"))
     if kind == "video":
-        one = cosine(pool_frames(captions, caption_mask), pool_frames(frames, frame_mask))
+        means = pool_frames(captions, caption_mask), pool_frames(frames, frame_mask)
+        one = cosine(*means)
         return ImageSimilarity(one, one, one)
     t, v = unit(captions), unit(frames)
     if kind == "paired":

@@ -84,7 +84,8 @@ class Config:
         check.integer("rank", self.rank, low=0)
         check.integer("adapter_rank", self.adapter_rank, low=1)
         sizes = self.sizes
-        for name, tower in (("vision", sizes.vision_config), ("text", sizes.text_config)):
+        towers = {"vision": sizes.vision_config, "text": sizes.text_config}
+        for name, tower in towers.items():
             most = tower.num_hidden_layers
             check.integer(f"{name}_fusion", getattr(self, f"{name}_fusion"), 0, most)
 
@@ -115,7 +116,8 @@ _OPTIONS = {
 }
 
 _PLAIN: dict[str, Any] = {
-    "attention": "image", "vision_fusion": 0, "text_fusion": 0, "alpha": 0.0, "beta": 0.0,
+    "attention": "image", "vision_fusion": 0, "text_fusion": 0,
+    "alpha": 0.0, "beta": 0.0,
 }  # fmt: skip
 
 # The paper gives B3 0.54 M parameters although its teacher reads pseudo captions: so

@@ -34,7 +34,7 @@ def attention_cost(
 ) -> AttentionCost:  # fmt: skip
     r"""Cost of a layer's attention (Fig. 3) for F frames of N + 1 tokens, width D.
 
-    Products of queries with keys and of weights with values take, in all heads together,
+    Products of queries with keys and of weights with values take, in all heads:
 
     - "image": $2 F (N+1)^2 D$, which is $O(F N^2)$;
     - "video": $2 (F (N+1))^2 D$, which is $O((F N)^2)$;

@@ -52,7 +52,7 @@ def checked_mask(name: str, mask: Tensor, of: str, shape: tuple[int, ...]) -> Te
 
 
 def end_tokens(config: CLIPConfig, ids: Tensor, mask: Tensor) -> Tensor:
-    """Where texts end: the first end token of each, in ids (..., L) that the mask shows.
+    """Where texts end: the first end token of each that the mask shows, ids (..., L).
 
     Configurations from before transformers 4.31 carry a wrong `eos_token_id`, 2; there
     the end token is the last of the vocabulary, as in CLIP's byte pairs.
@@ -89,7 +89,7 @@ def checked_texts(
     if known["L"] > text.max_position_embeddings:
         raise ValueError(
             f"{name}: found {known['L']} tokens in a text, expected at most "
-            f"{text.max_position_embeddings}, the text tower's positions. Cut the texts."
+            f"{text.max_position_embeddings}, the text tower's context. Cut the texts."
         )
     mask = checked_mask(f"the mask of {name}", mask, name, tuple(ids.shape))
     ids = ids.long()
@@ -99,13 +99,13 @@ def checked_texts(
         # Padding is looked up too, so its ids must exist as well.
         if bool(((ids < 0) | (ids >= text.vocab_size)).any()):
             raise ValueError(
-                f"{name}: found ids from {int(ids.min())} to {int(ids.max())}, expected 0 "
-                f"to {text.vocab_size - 1}, the vocabulary. Use the model's tokenizer."
+                f"{name}: found ids from {int(ids.min())} to {int(ids.max())}, expected "
+                f"0 to {text.vocab_size - 1}, the vocabulary. Use the model's tokenizer."
             )
         _refuse(
             name, mask.any(-1), "no token",
-            "at least [bos] and [eos]. Leave the text out, or correct its mask (1 where "
-            "there is a token)",
+            "at least [bos] and [eos]. Leave the text out, or correct its mask (1 "
+            "where there is a token)",
         )  # fmt: skip
         _refuse(
             name, mask[..., 0], "the first token masked",

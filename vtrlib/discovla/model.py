@@ -53,12 +53,12 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
     baselines: CLIP4Clip's mean pooling without training, with LoRA, or fine-tuned.
 
     Args:
-        config: sizes, settings, and how the paper is read; also a dict of its fields, as
-            JSON holds it.
+        config: sizes, settings, and how the paper is read; also a dict of its fields,
+            as JSON holds it.
 
     Attributes:
-        clip: the `transformers.CLIPModel`, random; its layers' attention is wrapped. See
-            `of` for a pretrained one.
+        clip: the `transformers.CLIPModel`, random; its layers' attention is wrapped.
+            See `of` for a pretrained one.
     """
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         """
         source = clip.model if isinstance(clip, Towers) else clip
         if config is not None and settings:
-            raise TypeError("config: found settings beside it, expected one of the two.")
+            raise TypeError("config: found settings beside it, expected one alone.")
         known = config.__dict__ if config is not None else settings
         model = cls(Config(**{**known, "clip": source.config}))
         model.clip.load_state_dict(source.state_dict(), strict=False)
@@ -149,15 +149,15 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
     ) -> Tensor:
         """Captions of a video's frames to features; the top layers look across them.
 
-        There an end token sees all tokens of all captions of its video, without a causal
-        limit; a caption's other tokens see what they see in CLIP (but in "video"
+        There an end token sees all tokens of all captions of its video, without a
+        causal limit; a caption's other tokens see what they see in CLIP (but in "video"
         attention, where all see all).
 
         Args:
             ids: (B, F, L), token ids, as for `encode_text`.
             mask: (B, F, L), true or 1 where there is a token.
-            frame_mask: (B, F), true or 1 where the video has a frame; read where padding
-                is hidden.
+            frame_mask: (B, F), true or 1 where the video has a frame; read where
+                padding is hidden.
 
         Returns:
             (B, F, D), not normalised.
@@ -186,7 +186,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         Nothing in it knows the order of the frames.
 
         Args:
-            video: (B, F, 3, size, size), floating, frames from `vtrlib.clip.preprocess`.
+            video: (B, F, 3, size, size), floating, as `vtrlib.clip.preprocess` gives.
             mask: (B, F), true or 1 where there is a frame; all by default.
 
         Raises:

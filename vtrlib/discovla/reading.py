@@ -24,11 +24,12 @@ _SWITCHES = {
 class Reading:
     r"""Where DiscoVLA's text and its released code differ, the paper's value first.
 
-    Numbers in brackets are rows of the list of differences. Rows that are missing change
-    no number, or say what the paper leaves open and the code decides, for both readings:
-    the order of normalising and averaging frames [8], no positions in time [14], the
-    adapter's start at zero [13], what the single caption passes [16], queries, keys and
-    values alone with LoRA [17]; or they concern data, schedule and protocol [18-21, 23].
+    Numbers in brackets are rows of the list of differences. Rows that are missing
+    change no number, or say what the paper leaves open and the code decides, for both
+    readings: the order of normalising and averaging frames [8], no positions in time
+    [14], the adapter's start at zero [13], what the single caption passes [16],
+    queries, keys and values alone with LoRA [17]; or they concern data, schedule and
+    protocol [18-21, 23].
 
     Attributes:
         aggregation: over captions in Eq. 8, over frames in Eq. 9 [1]. "mean": 1/F Σ;

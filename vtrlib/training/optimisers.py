@@ -123,8 +123,8 @@ class TransformersAdamW(Optimizer):
        \theta \leftarrow \theta - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt v + \epsilon},
        \quad \theta \leftarrow \theta - \eta \lambda \theta $$
 
-    `torch.optim.AdamW` adds ε to $\sqrt{v / (1 - \beta_2^t)}$: in the first steps its ε is up to $1 / \sqrt{1 - \beta_2}$
-    = 32 times smaller beside the gradient. Where gradients are clipped to norm 1 and ε is 1e-6 that shows.
+    `torch.optim.AdamW` adds ε to $\sqrt{v / (1 - \beta_2^t)}$. Beside the gradient its ε is smaller by
+    $\sqrt{1 - \beta_2^t}$, 32 times in the first step; where gradients are clipped to norm 1 and ε is 1e-6, that shows.
 
     Args:
         params: weights, or groups of them.
