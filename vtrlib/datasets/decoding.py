@@ -43,12 +43,14 @@ class Packets:
         times: their times in seconds, ascending; None where the container stores none.
         promised: frames by the header, or None where it doesn't say.
         lasts: seconds by the header, or None where it doesn't say. Only one of the two is given, the one to believe.
+        rate: frames a second on average by the header, or None where it doesn't say.
     """
 
     count: int
     times: tuple[float, ...] | None
     promised: int | None
     lasts: float | None
+    rate: float | None = None
 
 
 def packets(path: Path) -> Packets:
@@ -71,7 +73,7 @@ def packets(path: Path) -> Packets:
         times = tuple(float(stamp * stream.time_base) for stamp in sorted(known)) if exact else None  # type: ignore[operator]
         # MP4 counts frames that an edit list cuts off, but its duration doesn't; AVI's duration is only computed.
         promised, lasts = (None, _lasts(stream)) if timed else (stream.frames or None, None)
-        return Packets(len(stamps), times, promised, lasts)
+        return Packets(len(stamps), times, promised, lasts, float(stream.average_rate) if stream.average_rate else None)
 
 
 def frames(path: Path, since: float | None = None) -> Iterator[VideoFrame]:

@@ -10,29 +10,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtrlib.check import integer, one_of
+from vtrlib.check import integer, number, one_of
 
 __all__ = ["FILTERS", "FITS", "RULES", "frame_positions", "resize_frames"]
 
-RULES = ("ends", "middle")
+RULES = ("ends", "middle", "seconds")
 FITS = ("squash", "crop")
 FILTERS = ("bicubic", "bilinear")
 
 
-def frame_positions(count: int, frames: int = 12, rule: str = "ends") -> Tensor:
+def frame_positions(count: int, frames: int = 12, rule: str = "ends", rate: float | None = None) -> Tensor:
     """Which of `count` frames to take, (F,) int64, ascending.
 
     "ends" is the rule of CLIP-ViP's and PIG's released code: `linspace(0, count - 1, F).astype(int)`, first and last
     frame included, in NumPy's arithmetic, whose rounding can fall one below the exact fraction. A video that is too
     short repeats frames throughout. "middle" is X-Pool's: the middle of each of F equal intervals. A video that is
-    too short gives all its frames and repeats the last.
+    too short gives all its frames and repeats the last. "seconds" is DiscoVLA's (reference row 18): one frame a
+    second, every `round(rate)`-th; of more than F "ends" keeps F; where they are fewer, "ends" over all frames instead.
+
+    Args:
+        count: frames of the video, or of the stretch of it that is sampled.
+        frames: F.
+        rule: "ends", "middle" or "seconds".
+        rate: frames a second, above 0; only "seconds" needs it.
 
     Raises:
-        ValueError: `count` or `frames` below 1, or an unknown rule. TypeError: one is no integer.
+        ValueError: `count` or `frames` below 1, an unknown rule, or "seconds" without a rate.
+        TypeError: one is no number.
     """
     integer("count", count, low=1)
     integer("frames", frames, low=1)
-    if one_of("rule", rule, RULES) == "ends":
+    if one_of("rule", rule, RULES) == "seconds":
+        if rate is None or number("rate", rate) <= 0:
+            raise ValueError(f"rate={rate}: expected the video's frames a second, above 0, for rule='seconds'.")
+        ticks = np.arange(0, count, max(1, round(rate)))  # Python's round: a half goes to the even number, as there
+        if len(ticks) >= frames:
+            return torch.from_numpy(ticks[np.linspace(0, len(ticks) - 1, frames).astype(np.int64)])
+    if rule != "middle":
         return torch.from_numpy(np.linspace(0, count - 1, frames).astype(np.int64))
     edges = np.linspace(0, count, min(frames, count) + 1).astype(np.int64)
     middles = (edges[:-1] + edges[1:] - 1) // 2

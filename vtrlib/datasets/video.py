@@ -48,7 +48,7 @@ def read_frames(
         size: height and width, one number for a square; default: as in the file. Pixels are taken to be square.
         start, end: take only frames shown at start ≤ t < end, in seconds after the first frame; default: all. An end
             beyond that of the video is no error, since annotations overrun.
-        rule: "ends" or "middle", see `frame_positions`.
+        rule: "ends", "middle" or "seconds", see `frame_positions`; the frames a second are those of the file's header.
         fit, resample: see `resize_frames`.
         allow_truncated: take what is before a damage or an early end, instead of raising.
 
@@ -73,10 +73,13 @@ def read_frames(
         pixels = torch.from_numpy(upright.transpose(2, 0, 1).copy())
         return pixels if target is None else resize_frames(pixels[None], target, fit=fit, resample=resample)[0]
 
-    def positions(count: int) -> list[int]:
-        return [int(p) for p in frame_positions(count, frames, rule)]
-
     guess = decoding.packets(path)
+    if rule == "seconds" and not guess.rate:
+        raise VideoError(f"{path}: does not say how many frames it shows a second. Pass rule='ends' or 'middle'.")
+
+    def positions(count: int) -> list[int]:
+        return [int(p) for p in frame_positions(count, frames, rule, guess.rate)]
+
     if start is None and end is None:
         wanted, pictures = _whole(path, guess, positions, picture, allow_truncated)
     else:
