@@ -4,6 +4,7 @@ Handwritten digits move over scenes; sentences from a small grammar say what hap
 book runs anywhere, offline, and a model can be held against what an ideal observer would score.
 """
 
+from vtrlib.world.captioner import pseudo_captions
 from vtrlib.world.card import WORLD_VERSION
 from vtrlib.world.ceilings import Ceiling, bayes_ceiling, posterior
 from vtrlib.world.dataset import Batch, MovingDigits, collate
@@ -11,5 +12,5 @@ from vtrlib.world.video import Event, Moment, Query, Video
 
 __all__ = [
     "WORLD_VERSION", "Batch", "Ceiling", "Event", "Moment", "MovingDigits", "Query", "Video", "bayes_ceiling",
-    "collate", "posterior",
+    "collate", "posterior", "pseudo_captions",
 ]  # fmt: skip

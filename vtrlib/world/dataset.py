@@ -105,6 +105,11 @@ class MovingDigits(Dataset[Video]):
             for n, row in enumerate(rows)
         ]
 
+    @property
+    def caption_draws(self) -> Draws:
+        """What decides how captions are worded: `.each(index).each(slot)` for a moment's; see `moment_captions`."""
+        return self._captions
+
     def frames(self, indices: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Pixels alone, without the words: frames (B, F, 3, H, W) uint8 and mask (B, F, H, W) bool.
 

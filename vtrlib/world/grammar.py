@@ -6,6 +6,8 @@ shows, so it holds no motion word, except where pretraining asks for some.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from vtrlib.world import card
@@ -13,7 +15,10 @@ from vtrlib.world.draws import Draws
 from vtrlib.world.screenplay import Screenplay
 from vtrlib.world.stage import POSES, Staging
 
-__all__ = ["MOTION_PHRASES", "TEMPLATES", "cue_phrase", "cue_scenes", "frame_caption", "frame_captions", "moment_captions", "motion_clause"]
+__all__ = [
+    "MOTION_PHRASES", "TEMPLATES", "Seen", "cue_phrase", "cue_scenes", "frame_caption", "frame_captions",
+    "moment_captions", "motion_clause", "seen",
+]  # fmt: skip
 
 MOTION_PHRASES: tuple[tuple[str, ...], ...] = (
     ("moves left", "slides to the left", "drifts leftwards"),
@@ -94,19 +99,64 @@ def motion_clause(motion: int, key: Draws) -> str:
 
 def frame_caption(play: Screenplay, staging: Staging, n: int, f: int) -> str:
     """What frame `f` of video `n` alone shows."""
+    view = seen(play, staging, n, f)
+    return " ".join(part for part in (view.subject, view.place, view.surroundings) if part)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one frame shows, part by part.
+
+    Attributes:
+        digit, colour: as far as they can be made out, else None.
+        visible: whether a digit can be seen at all.
+        curtain: whether a closed curtain hides everything.
+        look: size and tilt, words that each end in a space.
+        place: where in the frame; surroundings: the scene, or that there is fog. "" where it doesn't show.
+    """
+
+    digit: int | None
+    colour: int | None
+    visible: bool
+    curtain: bool
+    look: str
+    place: str
+    surroundings: str
+
+    @property
+    def subject(self) -> str:
+        """What stands there."""
+        if self.digit is None and self.colour is None:
+            return "a closed curtain" if self.curtain else "nothing"
+        colour = "grey" if self.colour is None else card.COLOURS[self.colour]
+        digit = "blur" if self.digit is None else card.DIGIT_WORDS[self.digit]
+        return _with_article(f"{self.look}{colour} {digit}")
+
+    def named(self, digit: int | None, colour: int | None) -> Seen:
+        """The same with another digit and colour."""
+        return replace(self, digit=digit, colour=colour)
+
+
+def seen(play: Screenplay, staging: Staging, n: int, f: int) -> Seen:
+    """What frame `f` of video `n` alone shows."""
     slot, degradation = staging.slot[n, f], card.DEGRADATIONS[staging.degradation[n, f]]
     if staging.curtain[n, f]:
-        return "a closed curtain"
+        return Seen(None, None, visible=False, curtain=True, look="", place="", surroundings="")
     surroundings = "in the fog" if degradation else card.SCENE_CUES[play.scene[n]]
     if not staging.visible[n, f]:
-        return f"nothing {surroundings}"
-    colour, digit = card.COLOURS[play.colour[n, slot]], card.DIGIT_WORDS[play.digit[n, slot]]
-    thing = {"blur": f"{colour} blur", "low contrast": f"grey {digit}"}.get(degradation or "", f"{colour} {digit}")
+        return Seen(None, None, visible=False, curtain=False, look="", place="", surroundings=surroundings)
     span, eighth = POSES[staging.pose[n, f]]
     size = "small " if span < 10 else "large " if span > 15 else ""
     turned = "" if eighth == 0 else "upside-down " if eighth == 4 else "tilted "
-    place = _place(int(staging.x[n, f]), int(staging.y[n, f]))
-    return f"{_with_article(f'{size}{turned}{thing}')} {place} {surroundings}"
+    return Seen(
+        digit=None if degradation == "blur" else int(play.digit[n, slot]),
+        colour=None if degradation == "low contrast" else int(play.colour[n, slot]),
+        visible=True,
+        curtain=False,
+        look=f"{size}{turned}",
+        place=_place(int(staging.x[n, f]), int(staging.y[n, f])),
+        surroundings=surroundings,
+    )
 
 
 def _with_article(words: str) -> str:
