@@ -110,6 +110,7 @@ _XPOOL = ("layer6ai-labs/xpool", "bc88718199007d395136adc99a3e69adbee874a0")
 _VSLNET = ("26hzhang/VSLNet", "3793c625f2e251a5f19a0d59f0c83b12e386f808")
 _XPOOL_LICENCE = "the repository has no licence file"
 _VIDEO_TESTS = "pytest tests/test_datasets_video.py"
+_RETRIEVAL_TESTS = "pytest tests/test_retrieval_data.py"
 
 CARDS: dict[str, Card] = {
     entry.name: entry
@@ -204,6 +205,8 @@ CARDS: dict[str, Card] = {
                 9527cf1ef6c8fe2fb1ecfda0e1856acc563fecef5ff0a409b5d908b65c1e6ed4 1795 val_list.txt
                 """
             ),
+            read_by=("vtrlib.datasets.retrieval.read_msvd",),
+            commands=(_RETRIEVAL_TESTS,),
         ),
         Card(
             name="msvd-clips",
@@ -240,8 +243,12 @@ CARDS: dict[str, Card] = {
             ),
             recipe="`captions.json` holds the eleven entries of MSVD's `captions_msvd.json`",
             caveats=("For checks of your own; do not publish frames of them without thought.",),
-            read_by=("vtrlib.datasets.read_frames",),
-            commands=(_VIDEO_TESTS,),
+            read_by=(
+                "vtrlib.datasets.read_frames",
+                "vtrlib.datasets.retrieval.VideoFolder",
+                "vtrlib.datasets.retrieval.read_captions",
+            ),
+            commands=(_VIDEO_TESTS, _RETRIEVAL_TESTS),
         ),
         Card(
             name="nasa-clip",
