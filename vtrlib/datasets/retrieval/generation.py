@@ -1,10 +1,11 @@
 """Pseudo captions for a whole dataset: hours of generation that may be interrupted.
 
 Answers go into a journal beside the result, batch by batch; the JSON itself appears
-only when all are there. MSR-VTT's 9,000 training videos with 20 captions and 12 frames
-each are 2.16 million answers with guidance and 108,000 without. Several processes can
-share that: each takes some of the videos and a file of its own, and
-`write_pseudo_captions` writes what `read_pseudo_captions` read of all of them.
+only when all are there. MSR-VTT's 9,000 training videos have 180,000 captions, of which
+166,748 are not one that their video has already; with 12 frames that is 2.0 million
+answers with guidance, and 108,000 without. Several processes can share them: each takes
+some of the videos and a file of its own, and `write_pseudo_captions` writes what
+`read_pseudo_captions` read of all of them.
 
 Letters (see the notation page): F sampled frames.
 """
