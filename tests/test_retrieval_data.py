@@ -272,6 +272,28 @@ class TestCache:
         self.source(place)(["video1"])
         assert decoded[3:] == ["video1.avi"]
 
+    def test_a_changed_video_of_the_same_time(self, place, decoded):
+        """As after unpacking an archive whose files all have one time."""
+        stat = (place / "video0.avi").stat()
+        self.source(place)(["video0"])
+        shutil.copy(place / "video1.avi", place / "video0.avi")
+        os.utime(place / "video0.avi", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+        self.source(place)(["video0"])
+        assert decoded == ["video0.avi", "video0.avi"]
+
+    def test_frames_under_the_name_of_a_video_of_the_same_size_and_time(self, place, decoded):
+        data = bytearray((place / "video0.avi").read_bytes())
+        data[-1] ^= 1
+        (place / "video3.avi").write_bytes(data)
+        for name in ("video0.avi", "video3.avi"):
+            os.utime(place / name, ns=(1, 1))
+        source = self.source(place)
+        source(["video3"])
+        folder = source._cache.folder
+        shutil.copy(folder / "video3.safetensors", folder / "video0.safetensors")
+        source(["video0"])
+        assert decoded == ["video3.avi", "video0.avi"]
+
     def test_a_touched_video_is_not_decoded_again(self, place, decoded):
         old = self.source(place)(["video0"])
         os.utime(place / "video0.avi", ns=(1, 1))

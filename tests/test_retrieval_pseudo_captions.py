@@ -225,6 +225,9 @@ class TestGeneration:
             generate(path, VIDEOS, Frames(), Echo(fail=3), batch_size=4)
         part = path.with_name("a.json.part")
         part.write_bytes(part.read_bytes()[:-9])
+        with pytest.raises(KeyboardInterrupt):  # again, with nothing but the end cut off
+            generate(path, VIDEOS, Frames(), Echo(fail=0), batch_size=4)
+        assert [len(json.loads(line)) for line in lines(path)[1:]] == [4, 4]
         second = Echo()
         generate(path, VIDEOS, Frames(), second, batch_size=4)
         assert second.answers == F * PAIRS - 8 and json.loads(path.read_text("utf-8")) == expected()
