@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRINTED", "VARIANTS", "cache_folder", "components", "efficiency", "encode", "evaluate_on", "first_losses", "flips",
-    "in_moment", "joined", "msrvtt", "rates", "reading_rates", "readings", "readings_back", "settings", "sweep", "swept", "temporal_attention", "train", "unflips",
-    "variants", "world",
+    "in_moment", "joined", "msrvtt", "rates", "reading_rates", "readings", "readings_back", "settings", "sweep", "swept",
+    "temporal_attention", "train", "unflips", "variants", "world",
 ]  # fmt: skip
 
 CLIPS, FRAMES = 8, 32
