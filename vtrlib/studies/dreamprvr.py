@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRINTED", "VARIANTS", "cache_folder", "components", "efficiency", "encode", "evaluate_on", "first_losses", "flips",
-    "in_moment", "joined", "msrvtt", "rates", "reading_rates", "readings", "readings_back", "settings", "sweep", "swept",
-    "temporal_attention", "train", "unflips", "variants", "world",
+    "in_moment", "joined", "msrvtt", "rates", "reading_rates", "readings", "settings", "sweep", "swept",
+    "temporal_attention", "train", "variants", "world",
 ]  # fmt: skip
 
 CLIPS, FRAMES = 8, 32
@@ -332,24 +332,6 @@ def readings(seed: int, steps: int, rate: float, chosen: dict[str, float]) -> di
     """
     models = flips()
     return _all_measured(seed, models, dict.fromkeys(models, rate) | chosen, steps)
-
-
-def unflips(switches: list[str]) -> dict[str, Config]:
-    """The paper's reading with one switch after another, or several at once ("a + b"), set as released."""
-    from vtrlib.dreamprvr import Reading
-
-    paper = Reading.paper()
-    return {f"{names} as released": settings(paper.flipped(*names.split(" + "))) for names in switches}
-
-
-@experiment(
-    "dreamprvr-readings-back", seeds=(0, 1, 2), canary=_few(unflips, "switches"), steps=STEPS, rate=PRINTED["paper"],
-    switches=["register_entry", "reverse_step", "start", "nce"],
-)  # fmt: skip
-def readings_back(seed: int, steps: int, rate: float, switches: list[str]) -> dict[str, float]:
-    """Which of the paper's values its reading suffers from: those that are suspected, set as released, on test."""
-    models = unflips(switches)
-    return _all_measured(seed, models, dict.fromkeys(models, rate), steps)
 
 
 @experiment(
