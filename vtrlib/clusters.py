@@ -26,7 +26,7 @@ _METRICS = ("cosine", "euclidean")
 
 def tsne(
     points: Any, *, seed: int = 0, perplexity: float | None = None,
-    metric: str = "cosine",
+    metric: str = "cosine", iterations: int = 1000,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Points in the plane, near ones near (t-SNE; van der Maaten and Hinton, 2008).
 
@@ -40,6 +40,7 @@ def tsne(
         perplexity: about how many neighbours a point has, less than N; by default 30,
             or a third of the others where those are fewer.
         metric: "cosine" or "euclidean".
+        iterations: at most so many, ≥ 250; a few hundred do for some hundred points.
 
     Returns:
         (N, 2), float32.
@@ -64,7 +65,7 @@ def tsne(
     plane = TSNE(
         perplexity=chosen, metric=metric, init="pca", random_state=check.integer(
             "seed", seed, low=0
-        ), n_jobs=1,
+        ), n_jobs=1, max_iter=check.integer("iterations", iterations, low=250),
     )  # fmt: skip
     with threadpool_limits(1):
         placed: NDArray[np.float32] = plane.fit_transform(x.numpy())

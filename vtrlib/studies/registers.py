@@ -359,7 +359,9 @@ def _scenes(data: PartialRelevance) -> NDArray[np.int64]:
     return found
 
 
-def planes(states: Sequence[Tensor], seed: int = 0) -> list[NDArray[np.float64]]:
+def planes(
+    states: Sequence[Tensor], seed: int = 0, iterations: int = 300
+) -> list[NDArray[np.float64]]:
     """A t-SNE for each state, each turned to lie best on the one before.
 
     Each is fitted by itself, as far as we know like the panels of Fig. 6; turning,
@@ -369,6 +371,7 @@ def planes(states: Sequence[Tensor], seed: int = 0) -> list[NDArray[np.float64]]
     Args:
         states: registers, (V, N_r, d) each.
         seed: of what is left to chance.
+        iterations: of each, see `vtrlib.clusters.tsne`.
 
     Returns:
         (V · N_r, 2) each, of mean 0 and spread 1.
@@ -384,7 +387,8 @@ def planes(states: Sequence[Tensor], seed: int = 0) -> list[NDArray[np.float64]]
         if coincide(points):
             found.append(np.zeros((len(points), 2)))
             continue
-        plane = tsne(points, seed=seed).astype(np.float64)
+        found_plane = tsne(points, seed=seed, iterations=iterations)
+        plane = found_plane.astype(np.float64)
         plane -= plane.mean(0)
         plane /= plane.std()
         if found and found[-1].any():
