@@ -278,7 +278,7 @@ def test_planes_are_turned_and_nothing_else() -> None:
     states = [small.features(6, 3, 5, seed=seed) for seed in (0, 1)]
     found = study.planes(states, seed=3)
     for state, plane in zip(states, found, strict=True):
-        raw = torch.from_numpy(tsne(state.flatten(0, 1), seed=3, iterations=300)).double()
+        raw = torch.from_numpy(tsne(state.flatten(0, 1), seed=3, iterations=250)).double()
         shape = torch.cdist(raw, raw)
         turned = torch.cdist(torch.from_numpy(plane), torch.from_numpy(plane))
         close(turned / turned.max(), shape / shape.max(), rtol=1e-4, atol=1e-4)

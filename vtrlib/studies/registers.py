@@ -360,7 +360,7 @@ def _scenes(data: PartialRelevance) -> NDArray[np.int64]:
 
 
 def planes(
-    states: Sequence[Tensor], seed: int = 0, iterations: int = 300
+    states: Sequence[Tensor], seed: int = 0, iterations: int = 250
 ) -> list[NDArray[np.float64]]:
     """A t-SNE for each state, each turned to lie best on the one before.
 
