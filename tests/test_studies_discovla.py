@@ -109,13 +109,12 @@ def test_wordings_are_drawn_from_torch_s_seed_and_all_occur(data: Clips) -> None
 
 
 def test_truth_against_the_videos_themselves(data: Clips) -> None:
-    for video in (data.world[v] for v in range(len(data))):
+    videos, queries = data.world.__getitems__(range(len(data))), data.world.queries()
+    for video, query in zip(videos, queries, strict=True):
         (moment,) = video.moments
         motion = moment.event.motion
         assert data.order_sensitive[video.index] == (card.OPPOSITE[motion] != motion)
-        query = data.world.queries()[video.index]
-        true = [other.moments[0].event == query.event and other.scene in query.scenes
-                for other in (data.world[v] for v in range(len(data)))]  # fmt: skip
+        true = [other.moments[0].event == query.event and other.scene in query.scenes for other in videos]
         assert data.true_positives[video.index].tolist() == true
 
 
@@ -233,14 +232,14 @@ def test_the_best_of_four_moments_is_kept(data: Clips) -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every split is its first twelve clips."""
+    """Every split is its first eight clips."""
     made = study.clips
 
     def clips(split: str, size: int | None = None, captioner: Any = None) -> Clips:
-        return made(split, 12, captioner)
+        return made(split, 8, captioner)
 
     monkeypatch.setattr(study, "clips", clips)
-    monkeypatch.setattr(study.train, "__kwdefaults__", {**study.train.__kwdefaults__, "batch": 4})
+    monkeypatch.setattr(study.train, "__kwdefaults__", {**study.train.__kwdefaults__, "batch": 2})
 
 
 @pytest.mark.usefixtures("few")
@@ -260,14 +259,14 @@ def test_experiments_measure_every_variant(monkeypatch: pytest.MonkeyPatch) -> N
     )
     seen.clear()
     found = study.attention(0, 1, {name: 1e-3 + n * 1e-4 for n, name in enumerate(study.ATTENTION)})
-    assert {name.split("/")[0] for name in found} == set(study.ATTENTION) and "IVFusion/v2t R@10" in found
+    assert {name.rsplit("/", 1)[0] for name in found} == set(study.ATTENTION) and "IVFusion/v2t R@10" in found
     assert [rate for rates in seen.values() for rate in rates] == [1e-3 + n * 1e-4 for n in range(5)]
     assert {name.split("/")[0] for name in study.sweep(0, 1, 1e-3, [0, 4])} == {"H_V=0", "H_V=4"}
-    found = study.components(0, 1, {}, by_frame, {"train": 12})
+    found = study.components(0, 1, {}, by_frame, {"train": 8})
     assert {name.split("/")[0] for name in found} == set(study.COMPONENTS)
 
 
-@pytest.mark.usefixtures("few")
 def test_a_canary_feels_its_seed_and_its_settings() -> None:
     one = study._first_swept(0, [0, 2])
-    assert len(one) == 6 and one != study._first_swept(1, [0, 2]) and one[:3] != one[3:]
+    assert len(one) == 6 and one[:3] != one[3:]
+    assert one[3:] == study._first_swept(0, [2]) != study._first_swept(1, [2])

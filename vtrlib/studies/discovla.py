@@ -75,7 +75,8 @@ def build(config: Config, seed: int = 0, time: bool = False) -> DiscoVLA:
     from vtrlib.studies.time_positions import TimePositions
     from vtrlib.world import card
 
-    model = DiscoVLA.of(load("tiny"), config, generator=torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng(devices=[]):  # CLIP's own weights are drawn before they are loaded
+        model = DiscoVLA.of(load("tiny"), config, generator=torch.Generator().manual_seed(seed))
     if time:
         vision = model.clip.vision_model
         width = model.clip.config.vision_config.hidden_size
