@@ -22,7 +22,7 @@ __all__ = [
     "evaluate_on", "first_losses", "preferred", "r_sum_on", "rates", "settings", "sweep", "swept", "train",
 ]  # fmt: skip
 
-STEPS, BATCH = 120, 48
+STEPS, BATCH = 100, 40
 RATES = (3e-3, 6e-3, 1.2e-2)
 RATE = 6e-3
 FULL_RATES = (1e-4, 2e-4, 4e-4)
