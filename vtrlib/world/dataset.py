@@ -107,7 +107,7 @@ class MovingDigits(Dataset[Video]):
 
     @property
     def caption_draws(self) -> Draws:
-        """What decides how captions are worded: `.each(index).each(slot)` for a moment's; see `moment_captions`."""
+        """The draws that word captions, `.each(index).each(slot)` for those of a moment; see `moment_captions`."""
         return self._captions
 
     def frames(self, indices: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
