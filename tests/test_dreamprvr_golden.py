@@ -183,13 +183,17 @@ def test_gradient_norms_of_each_term(term: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients(dtype: torch.dtype) -> None:
-    """Relative to the largest of each tensor; some are 0 but for rounding, such as those of key biases."""
+    """Relative to the largest of each tensor; some are 0 but for rounding, such as those of key biases.
+
+    Float32 has an error of its own, which is another on another type of CPU: 3e-5 and 5.1e-5 were seen.
+    """
+    tolerance = 5e-5 if dtype == torch.float64 else 1e-4
     model = golden_model(FOUND, dtype)
     losses = model.loss(golden_batch(FOUND["inputs"], dtype), hard=True, draws=golden_draws(FOUND, "hard"))
     found = gradients(losses.total, model)
     for name, expected in FOUND["grads"].items():
         scale = max(expected.abs().max().item(), 1e-3)
-        assert (found[name] - expected).abs().max().item() < 5e-5 * scale, name
+        assert (found[name] - expected).abs().max().item() < tolerance * scale, name
 
 
 def test_paper_s_own_draws() -> None:
@@ -229,7 +233,9 @@ def test_six_steps_of_training() -> None:
         assert losses.total.item() == pytest.approx(step["loss"], abs=2e-5), number
         assert losses.dre.item() == pytest.approx(step["dre"] * (1 + 1e-5), abs=1e-4), "logged as 1e-3/(1e-3 + 1e-8)"
         grads = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
-        assert torch.stack(grads).norm().item() == pytest.approx(step["total_grad_norm"], rel=1e-2)
+        # The record is float32, and so has an error of its own: at the sixth step, where the clamp passes or stops a
+        # gradient by a hair, float64 differs from it by 1.07e-2, and float32 by 1.06e-2 or less, as CPU types round.
+        assert torch.stack(grads).norm().item() == pytest.approx(step["total_grad_norm"], rel=1e-4 if number < 4 else 2e-2)
         weights = renamed(dict(model.named_parameters()), names(model))
         for name, norm in step["param_norms"].items():
             assert weights[name].norm().item() == pytest.approx(norm, abs=2e-4), (number, name)
