@@ -40,7 +40,8 @@ def tsne(
         perplexity: about how many neighbours a point has, less than N; by default 30,
             or a third of the others where those are fewer.
         metric: "cosine" or "euclidean".
-        iterations: at most so many, ≥ 250; a few hundred do for some hundred points.
+        iterations: at most so many, ≥ 250. The first 250 exaggerate, so that a picture
+            which stops there is rough.
 
     Returns:
         (N, 2), float32.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from vtrlib import check
+from vtrlib.readings import Switches
 
 __all__ = ["Reading"]
 
@@ -21,7 +21,7 @@ _SWITCHES = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Switches):
     r"""Where DiscoVLA's text and its released code differ, the paper's value first.
 
     Numbers in brackets are rows of the list of differences. Rows that are missing
@@ -54,6 +54,8 @@ class Reading:
         ValueError: a switch has no such value.
     """
 
+    VALUES = _SWITCHES
+
     aggregation: str = "mean"
     kl: str = "batchmean"
     teacher: str = "detached"
@@ -61,35 +63,3 @@ class Reading:
     adapter_bias: str = "none"
     padding: str = "hidden"
     optimiser: str = "adamw"
-
-    def __post_init__(self) -> None:
-        for name, options in _SWITCHES.items():
-            check.one_of(f"reading.{name}", getattr(self, name), options)
-
-    @classmethod
-    def paper(cls) -> Reading:
-        """The text."""
-        return cls()
-
-    @classmethod
-    def released(cls) -> Reading:
-        """The code."""
-        return cls(**{name: code for name, (_, code) in _SWITCHES.items()})
-
-    @classmethod
-    def of(cls, name: str) -> Reading:
-        """By name, "paper" or "released"."""
-        check.one_of("reading", name, ("paper", "released"))
-        return cls.paper() if name == "paper" else cls.released()
-
-    def flipped(self, *names: str) -> Reading:
-        """With some switches at their other value.
-
-        Raises:
-            ValueError: there is no such switch.
-        """
-        other = {}
-        for name in names:
-            paper, code = _SWITCHES[check.one_of("switch", name, _SWITCHES)]
-            other[name] = code if getattr(self, name) == paper else paper
-        return replace(self, **other)

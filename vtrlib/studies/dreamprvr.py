@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Rows 0 to 8 of Table 3, and of Fig. 4 the text space without QSP: settings that differ from the full model's."""
 CHOSEN = {name: 2e-3 for name in VARIANTS} | {"L_sim only": 0.001}
-"""The best of `RATES` for each variant, by the row dreamprvr-rates."""
+"""The best of `RATES` and `ABOVE` for each variant, by the rows dreamprvr-rates and dreamprvr-rates-above."""
 PRINTED = {"paper": 2e-3, "optimiser as printed": 8e-3}
 """The same for the two of `flips` that Adam trains, by the row dreamprvr-reading-rates."""
 

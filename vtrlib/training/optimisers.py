@@ -51,7 +51,33 @@ def bert_adam(model: nn.Module, config: Config, betas: tuple[float, float] = (0.
     return BertAdam(groups(config.weight_decay), lr=config.learning_rate, betas=betas)
 
 
-class BertAdam(Optimizer):
+class _WeightByWeight(Optimizer):
+    """An optimiser that updates each weight by itself."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights that have a gradient; gradients stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class BertAdam(_WeightByWeight):
     r"""Adam as in Google's BERT: no bias correction, decoupled decay, and each tensor's gradient clipped by itself.
 
     $$ g \leftarrow g \min(1, c / \|g\|), \quad m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
@@ -84,25 +110,6 @@ class BertAdam(Optimizer):
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "max_norm": max_norm, "stack": stack})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update all weights that have a gradient; gradients stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
-        return loss
-
     def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
@@ -116,7 +123,7 @@ class BertAdam(Optimizer):
         weight.sub_(group["lr"] * (first / (second.sqrt() + group["eps"]) + group["weight_decay"] * weight))
 
 
-class TransformersAdamW(Optimizer):
+class TransformersAdamW(_WeightByWeight):
     r"""AdamW as transformers had it until version 4: ε stands outside the bias correction, decay comes last.
 
     $$ m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
@@ -146,25 +153,6 @@ class TransformersAdamW(Optimizer):
         for beta in betas:
             check.number("betas", beta, low=0, high=0.999999)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update all weights that have a gradient; gradients stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
-        return loss
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]

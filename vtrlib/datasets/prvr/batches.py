@@ -6,11 +6,13 @@ Letters (see the notation page): B videos of C clips and F frames, N queries of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vtrlib.datasets.moving import Tensors
 
 __all__ = ["Batch", "Item", "QueryBatch", "VideoBatch", "collate", "pad"]
 
@@ -34,25 +36,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Tensors:
-    """Something whose tensors move together."""
-
-    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
-        """The same on another device."""
-        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory; a `DataLoader` calls this."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, move: Any) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {k: move(v) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
-
-
-@dataclass(frozen=True, eq=False)
-class VideoBatch(_Tensors):
+class VideoBatch(Tensors):
     """Videos as a model takes them.
 
     Attributes:
@@ -69,7 +53,7 @@ class VideoBatch(_Tensors):
 
 
 @dataclass(frozen=True, eq=False)
-class QueryBatch(_Tensors):
+class QueryBatch(Tensors):
     """Queries as a model takes them.
 
     Attributes:

@@ -6,11 +6,13 @@ Letters (see the notation page): B pairs, F frames of S×S pixels, L tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vtrlib.datasets.moving import Tensors
 
 __all__ = ["Pair", "PairBatch", "collate_pairs"]
 
@@ -35,7 +37,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PairBatch:
+class PairBatch(Tensors):
     """What DiscoVLA trains on.
 
     Attributes:
@@ -61,18 +63,6 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.text_ids)
-
-    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
-        """The same on another device; types stay, so frames cross as bytes."""
-        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory; a `DataLoader` calls this."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, move: Any) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: move(v) for k, v in values.items() if v is not None})
 
 
 def collate_pairs(items: Sequence[Pair], *, trim: bool = True) -> PairBatch:
