@@ -23,7 +23,9 @@ SIZES: dict[str, Any] = {
 def small(reading: Any = "released", seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> DreamPRVR:
     """An untrained model in evaluation mode, its weights larger than usual so that everything shows in the output."""
     config = Config(**{**SIZES, **settings}, reading=reading)
-    model = DreamPRVR(config).to(dtype)
+    with torch.random.fork_rng(devices=[]):  # else the weights depend on which tests ran before
+        torch.manual_seed(seed)
+        model = DreamPRVR(config).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)

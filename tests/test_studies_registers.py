@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtrlib import diffusion, show
 from vtrlib.clusters import chance_purity, neighbour_purity, tsne
-from vtrlib.dreamprvr import Gaussian, divergence, perturb
+from vtrlib.dreamprvr import Gaussian, Reading, divergence, perturb
 from vtrlib.studies import registers as study
 from vtrlib.studies.dreamprvr import settings, world
 
@@ -219,8 +219,11 @@ def test_crossed_registers_one_by_one(reading: str) -> None:
 
 
 def test_crossed_takes_condition_and_start_from_whom_it_says() -> None:
-    """Change one video's features: only registers whose condition it is move; change its start: only its own."""
-    model = small.small("released", registers=3)
+    """Change one video's features: only registers whose condition it is move; change its start: only its own.
+
+    Without the clamp, which may hold a register where it is whatever moves it.
+    """
+    model = small.small(Reading.released().flipped("reverse_step"), registers=3)
     plain = imagined(model)
     states, start, condition, _ = study.crossed(model, plain)
     features = plain.features.clone()
