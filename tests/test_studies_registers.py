@@ -253,8 +253,10 @@ def test_gathered_is_the_mean_over_sets() -> None:
                     (within if i // 3 == j // 3 else across).append(cosine)
     assert found["within"] == pytest.approx(np.mean(within), abs=1e-6)
     assert found["across"] == pytest.approx(np.mean(across), abs=1e-6)
-    with pytest.raises(ValueError, match="found 7 videos, expected at least 8"):
-        study.gathered(state, size=8)
+    assert study.purity(state, size=size) == pytest.approx(found["purity"])
+    for measure in (study.gathered, study.purity):
+        with pytest.raises(ValueError, match="found 7 videos, expected at least 8"):
+            measure(state, size=8)
 
 
 def test_purity_of_coinciding_registers() -> None:
@@ -281,7 +283,7 @@ def test_planes_are_turned_and_nothing_else() -> None:
     states = [small.features(6, 3, 5, seed=seed) for seed in (0, 1)]
     found = study.planes(states, seed=3)
     for state, plane in zip(states, found, strict=True):
-        raw = torch.from_numpy(tsne(state.flatten(0, 1), seed=3, iterations=250)).double()
+        raw = torch.from_numpy(tsne(state.flatten(0, 1), seed=3, iterations=500)).double()
         shape = torch.cdist(raw, raw)
         turned = torch.cdist(torch.from_numpy(plane), torch.from_numpy(plane))
         close(turned / turned.max(), shape / shape.max(), rtol=1e-4, atol=1e-4)

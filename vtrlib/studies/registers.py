@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SHOWN", "VIDEOS", "Lesson", "crossed", "estimator_errors", "gathered", "lesson",
-    "models", "one_step", "planes", "registers", "saturation", "scene_probe", "targets",
+    "models", "one_step", "planes", "purity", "registers", "saturation", "scene_probe", "targets",
     "text_match", "train_estimator", "untrained",
 ]  # fmt: skip
 
@@ -312,6 +312,20 @@ def gathered(
     return dict(zip(("purity", "silhouette", "within", "across"), means, strict=True))
 
 
+def purity(state: Tensor, size: int = VIDEOS) -> float:
+    """Of `gathered` the purity alone, which takes half the time."""
+    import torch
+
+    from vtrlib.clusters import neighbour_purity
+
+    groups = torch.arange(size).repeat_interleave(state.shape[1])
+    parts = state.split(size)[: len(state) // size]
+    found = [neighbour_purity(part.flatten(0, 1), groups) for part in parts]
+    if not found:
+        raise ValueError(f"state: found {len(state)} videos, expected at least {size}.")
+    return sum(found) / len(found)
+
+
 def targets(model: DreamPRVR, data: PartialRelevance) -> Tensor:
     """What registers are to approximate, unperturbed: whitened text, (V, d)."""
     from torch.nn.functional import layer_norm
@@ -360,7 +374,7 @@ def _scenes(data: PartialRelevance) -> NDArray[np.int64]:
 
 
 def planes(
-    states: Sequence[Tensor], seed: int = 0, iterations: int = 250
+    states: Sequence[Tensor], seed: int = 0, iterations: int = 500
 ) -> list[NDArray[np.float64]]:
     """A t-SNE for each state, each turned to lie best on the one before.
 
