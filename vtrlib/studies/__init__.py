@@ -1,5 +1,9 @@
 """The registered experiments, a module per chapter; `python -m vtrlib results` runs what the ledger lacks."""
 
-from vtrlib.studies import dreamprvr, msrvtt, partial, registers, similarity, text_space, tiny_clip, world
+from vtrlib.studies import (
+    discovla_tables, dreamprvr, msrvtt, partial, registers, similarity, text_space, tiny_clip, world,
+)  # fmt: skip
 
-__all__ = ["dreamprvr", "msrvtt", "partial", "registers", "similarity", "text_space", "tiny_clip", "world"]
+__all__ = [
+    "discovla_tables", "dreamprvr", "msrvtt", "partial", "registers", "similarity", "text_space", "tiny_clip", "world",
+]  # fmt: skip
