@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vtrlib.discovla import Config, DiscoVLA, Reading
 
 __all__ = [
-    "GRID", "SINGLE", "SWEPT", "ablations", "post_processed", "rate_of", "rates", "read", "readings", "sweeps", "swept",
+    "GRID", "SINGLE", "SWEPT", "ablations", "post_processed", "rate_of", "rates", "rates_above",
+    "read", "readings", "sweeps", "swept",
 ]  # fmt: skip
 
 GRID: dict[str, list[float]] = {
@@ -98,6 +99,15 @@ def rates(seed: int, steps: int, grid: dict[str, list[float]]) -> dict[str, floa
             model, _ = _trained(settings(name), name, seed, rate, steps)
             found[f"{name}/{rate}"] = r_sum_on(model, clips("val"))
     return found
+
+
+@experiment(
+    "discovla-rates-above", seeds=(100,), canary=_first_of_grid, steps=STEPS,
+    grid={name: [2 * tried[-1]] for name, tried in GRID.items() if name != "full fine-tuning"},
+)  # fmt: skip
+def rates_above(seed: int, steps: int, grid: dict[str, list[float]]) -> dict[str, float]:
+    """The same with twice the largest rate, which no model should prefer."""
+    return rates(seed, steps, grid)
 
 
 def _first_of_all(seed: int, chosen: Mapping[str, float], **_: Any) -> list[float]:
