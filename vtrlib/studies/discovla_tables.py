@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.discovla import (
-    COMPONENTS, MODELS, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading, settings,
+    COMPONENTS, MODELS, OWN_RATES, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading, settings,
     teacher_on, train,
 )  # fmt: skip
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vtrlib.discovla import Config, DiscoVLA, Reading
 
 __all__ = [
-    "GRID", "SINGLE", "SWEPT", "ablations", "post_processed", "rate_of", "rates", "rates_above",
+    "GRID", "SINGLE", "SWEPT", "ablations", "own_rates", "post_processed", "rate_of", "rates", "rates_above",
     "read", "readings", "sweeps", "swept",
 ]  # fmt: skip
 
@@ -124,6 +124,23 @@ def ablations(seed: int, steps: int, chosen: dict[str, float]) -> dict[str, floa
         if name in ("image-level", "DiscoVLA"):
             results |= post_processed(model)
         found |= {f"{name}/{metric}": value for metric, value in results.items()}
+    return found
+
+
+def _first_of_own(seed: int, chosen: Mapping[str, float], **_: Any) -> list[float]:
+    return first_losses(seed, chosen)
+
+
+@experiment(
+    "discovla-own-rates", seeds=(0, 1, 2, 3, 4), canary=_first_of_own, steps=STEPS,
+    chosen={name: rate for name, rate in OWN_RATES.items() if rate != rate_of(name, RATES)},
+)  # fmt: skip
+def own_rates(seed: int, steps: int, chosen: dict[str, float]) -> dict[str, float]:
+    """Tables 5 and 6 once more, on test: models that alone do best at another rate, each at that."""
+    found = {}
+    for name, rate in chosen.items():
+        model, captions = _trained(settings(name), name, seed, rate, steps)
+        found |= {f"{name}/{metric}": value for metric, value in _measured(model, captions).items()}
     return found
 
 
