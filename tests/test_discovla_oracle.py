@@ -147,6 +147,15 @@ def test_the_order_of_frames_is_not_seen(reading: str) -> None:
     close(again.frames, videos.frames[:, order])
 
 
+@pytest.mark.parametrize("attention", ["image", "video", "average", "fusion"])
+def test_only_image_level_features_know_nothing_of_other_frames(attention: str) -> None:
+    model, data = small(attention=attention), batch()
+    other = data["video"].clone()
+    other[:, 1] = data["video"][:, 1].flip(-1)
+    one, two = (model.encode_video(video, data["video_mask"]).frames[:, 0] for video in (data["video"], other))
+    assert torch.equal(one, two) == (attention == "image")
+
+
 @pytest.mark.parametrize("reading", ["paper", "released"])
 def test_ids_and_number_of_padding_do_not_matter(reading: str) -> None:
     model = small(reading)

@@ -82,6 +82,16 @@ def test_nce_of_pairs_is_cross_entropy(form: str) -> None:
     torch.testing.assert_close(info_nce(scores, scale=20.0, several=form, directions="sum"), rows + columns)
 
 
+@pytest.mark.parametrize("tau", [0.01, 0.2])
+def test_with_the_brackets_as_discovla_prints_them_the_temperature_cancels(tau: float) -> None:
+    """Its Eq. 2 and 3: exp(Sim) / τ in the numerator and in each term of the denominator."""
+    scores = matrix(1, 6, 6)
+    odds = scores.exp() / tau
+    printed = -((odds.diag() / odds.sum(1)).log().mean() + (odds.diag() / odds.sum(0)).log().mean()) / 2
+    torch.testing.assert_close(info_nce(scores, scale=1.0), printed, rtol=1e-12, atol=1e-12)
+    assert not torch.isclose(info_nce(scores, scale=1 / tau), printed, rtol=1e-2)
+
+
 def test_released_nce() -> None:
     """DreamPRVR sums over a video's queries, takes plain products without a temperature, and adds the directions."""
     golden = GOLDEN["dreamprvr"]

@@ -91,9 +91,13 @@ def reading(name: str = "released") -> Reading:
     return replace(Reading.of(name), kl="batchmean")
 
 
-@cache
 def clips(split: str, size: int | None = None, captions: str | None = None) -> Clips:
     """`Clips` of a split, made once; with pseudo captions if a variant is named."""
+    return _clips(split, size, captions)  # whatever is given by name or left out, the cache sees three arguments
+
+
+@cache
+def _clips(split: str, size: int | None, captions: str | None) -> Clips:
     from vtrlib.studies.clips import Clips
 
     return Clips(split, size, None if captions is None else captioner(captions))
