@@ -13,7 +13,15 @@ from fractions import Fraction
 import pytest
 from small_msrvtt import ANNOTATIONS, entries, sentence, small_msrvtt, write_list, zipped
 
-from vtrlib.datasets import AnnotatedVideo, msrvtt_protocol, read_msrvtt, source_of, split_by_source, split_of
+from vtrlib.datasets import (
+    AnnotatedVideo,
+    hold_out,
+    msrvtt_protocol,
+    read_msrvtt,
+    source_of,
+    split_by_source,
+    split_of,
+)
 from vtrlib.datasets.msrvtt import CATEGORIES
 
 TRAIN_VAL, TEST = "train_val_annotation.zip", "test_videodatainfo.json.zip"
@@ -267,6 +275,27 @@ class TestSplitsBySource:
         for shares in ((70, 10, 10), (120, -30, 10), (100,)):
             with pytest.raises(ValueError, match="expected three numbers from 0 that sum to 100"):
                 split_of("x", shares)
+
+    @pytest.mark.parametrize("number", [1, 2, 7, 40])
+    def test_what_is_held_out_is_decided_by_sources_alone(self, root, number):
+        videos = list(read_msrvtt(root).values())
+        rest, held = hold_out(videos, number)
+        assert [v for v in videos if v not in held] == list(rest) and [v for v in videos if v in held] == list(held)
+        assert not {v.source for v in rest} & {v.source for v in held}
+        assert 0 <= number - len(held) <= 1  # sources here have one or two videos
+        order = sorted({v.source for v in videos}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        assert {v.source for v in held} >= set(order[: number // 2])
+        assert {v.id for v in hold_out(reversed(videos), number)[1]} == {v.id for v in held}
+
+    def test_too_much_or_too_little_to_hold_out(self, root):
+        videos = list(read_msrvtt(root).values())
+        with pytest.raises(ValueError, match="number=91: leaves 0 of 91 clips"):
+            hold_out(videos, len(videos))
+        twins = [v for v in videos if v.source == videos[0].source]
+        with pytest.raises(ValueError, match="holds 0 out, expected some of both"):
+            hold_out(twins, 1)
+        with pytest.raises(ValueError, match="number=0: expected at least 1"):
+            hold_out(videos, 0)
 
 
 @pytest.mark.skipif("VTRLIB_DATA" not in os.environ, reason="VTRLIB_DATA is not set: no real annotations")

@@ -29,8 +29,11 @@ from vtrlib.discovla import (
     IVFusionAttention,
     Reading,
     attention_cost,
+    image_similarity,
+    objective,
     quick_gelu,
 )
+from vtrlib.losses import info_nce
 from vtrlib.world import MovingDigits
 
 B16 = {"vision_config": {"patch_size": 16}}
@@ -274,6 +277,29 @@ def test_autocast(device: str, reading: str) -> None:
     loss.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(plain, rel=0.2)
     assert all(w.grad is None or w.grad.dtype == torch.float32 for w in model.parameters())
+
+
+@pytest.mark.parametrize("reading", ["paper", "released"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_similarities_are_never_rounded_to_bfloat16(device: str, reading: str) -> None:
+    """Under autocast the losses are those of the features in full precision; a rounded cosine would show."""
+    model = small(reading, dtype=torch.float32).to(device).train()
+    data = {k: v.to(device) for k, v in batch(dtype=torch.float32).items()}  # type: ignore[attr-defined]
+    with torch.autocast(device, torch.bfloat16):
+        found = model(data)
+        texts = model.encode_text(data["text_ids"], data["text_mask"]).float()
+        videos = model.encode_video(data["video"], data["video_mask"])
+        captions = model.encode_pseudo_captions(data["f_text_ids"], data["f_text_mask"], data["video_mask"]).float()
+        rounded = model.score(texts, videos.video.float())
+    mask = data["video_mask"] > 0 if reading == "paper" else None
+    video = model.score(texts, videos.video.float())
+    image = image_similarity(
+        captions, videos.frames.float(), aggregation=model.config.reading.aggregation, scale=model.scale,
+        caption_mask=mask, frame_mask=mask,
+    ).total  # fmt: skip
+    expected = objective(video, image, model.scale, model.config)
+    assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()}, rel=1e-5)
+    assert found["video"].item() != pytest.approx(info_nce(rounded, scale=model.scale).item(), rel=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only an accelerator can be waited for")

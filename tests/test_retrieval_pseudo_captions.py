@@ -206,6 +206,15 @@ class TestGeneration:
         assert second.answers == F * PAIRS - 4 * fail  # nothing is asked twice
         assert ("video0" in frames.asked) == (4 * fail < 10)  # nor decoded, where nothing is left to ask
 
+    def test_progress_is_shown_from_where_it_stopped(self, tmp_path, capsys):
+        path = tmp_path / "a.json"
+        with pytest.raises(KeyboardInterrupt):
+            generate(path, VIDEOS, Frames(), Echo(fail=2), batch_size=4)
+        assert "answer" not in capsys.readouterr().err  # no terminal
+        generate(path, VIDEOS, Frames(), Echo(), batch_size=4, quiet=False)
+        told, count = capsys.readouterr(), F * PAIRS
+        assert f"8/{count}" in told.err and f"{count}/{count}" in told.err and not told.out
+
     def test_going_on_after_a_kill(self, tmp_path):
         path = tmp_path / "a.json"
         code = (

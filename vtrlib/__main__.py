@@ -1,4 +1,4 @@
-"""The shell's way in: `python -m vtrlib results`."""
+"""The shell's way in: `python -m vtrlib results`, `python -m vtrlib discovla`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 
 from vtrlib import canary, check, experiments, ledger
 from vtrlib import studies as studies  # importing it fills the registry
+from vtrlib.recipes import arguments as discovla
 
 __all__ = ["main"]
 
@@ -21,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 after a message where an id, the ledger or its folder is at fault, or a checked row is
-        stale; 130 after Ctrl-C.
+        The exit status: 0; 1 after a message where an id, the ledger or its folder is at fault, a checked row is
+        stale, or something is missing or unfit for a recipe; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m vtrlib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -31,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     instead = results.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="say what is present, missing or stale, and run nothing")
     instead.add_argument("--check", action="store_true", help="replay the rows' canaries; fail if one is stale")
+    results.set_defaults(action=lambda given: _results(given.ids, given.list, given.check))
+    discovla.add(commands)
     arguments = parser.parse_args(argv)
     try:
-        return _results(arguments.ids, arguments.list, arguments.check)
+        status: int = arguments.action(arguments)
+        return status
     except KeyboardInterrupt as stopped:
         again = "Interrupted. What is finished is kept: run the same command again to go on."
         print(f"\n{str(stopped) or again}", file=sys.stderr)

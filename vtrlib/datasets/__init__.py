@@ -16,13 +16,13 @@ from vtrlib.datasets.features import (
 from vtrlib.datasets.folders import data_folder, verify
 from vtrlib.datasets.msrvtt import CATEGORIES, AnnotatedVideo, msrvtt_protocol, read_msrvtt
 from vtrlib.datasets.sampling import frame_positions, resize_frames
-from vtrlib.datasets.splits import source_of, split_by_source, split_of
+from vtrlib.datasets.splits import hold_out, source_of, split_by_source, split_of
 from vtrlib.datasets.video import VideoError, read_frames
 from vtrlib.datasets.words import Tokens, WordVectors, tokenize
 
 __all__ = [
     "CARDS", "CATEGORIES", "AnnotatedVideo", "Card", "FeatureBatch", "Tokens", "VideoError", "VideoFeatures",
-    "WordVectors", "card", "collate_features", "data_folder", "frame_positions", "load_features", "msrvtt_features",
-    "msrvtt_protocol", "read_frames", "read_msrvtt", "resize_frames", "source_of", "split_by_source", "split_of",
-    "stack_features", "tokenize", "verify",
+    "WordVectors", "card", "collate_features", "data_folder", "frame_positions", "hold_out", "load_features",
+    "msrvtt_features", "msrvtt_protocol", "read_frames", "read_msrvtt", "resize_frames", "source_of",
+    "split_by_source", "split_of", "stack_features", "tokenize", "verify",
 ]  # fmt: skip

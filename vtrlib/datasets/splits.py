@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["SHARES", "SPLITS", "source_of", "split_by_source", "split_of"]
+from vtrlib.check import integer
+
+__all__ = ["SHARES", "SPLITS", "hold_out", "source_of", "split_by_source", "split_of"]
 
 SPLITS = ("train", "val", "test")
 SHARES = (70, 10, 20)
@@ -69,3 +71,37 @@ def split_by_source(clips: Iterable[Clip], shares: tuple[int, int, int] = SHARES
     for clip in clips:
         found[split_of(clip.source, shares)].append(clip)
     return {name: tuple(members) for name, members in found.items()}
+
+
+def hold_out(clips: Iterable[Clip], number: int) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    """Clips to train on, and about `number` of them to validate on, from the names of their sources alone.
+
+    Sources go to validation whole, in the order of sha256(source), each that still fits. So no source is on both
+    sides, and the same clips are held out on every machine and for every seed of a training.
+
+    Args:
+        clips: of a training split.
+        number: at most so many are held out; fewer where no source is small enough for what is left.
+
+    Returns:
+        The rest and the held out ones, in their order.
+
+    Raises:
+        ValueError: nothing would be left to train on, or nothing be held out.
+    """
+    members: dict[str, list[Clip]] = {}
+    clips = tuple(clips)
+    for clip in clips:
+        members.setdefault(clip.source, []).append(clip)
+    left, held = integer("number", number, low=1), set[str]()
+    for source in sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(members[source]) <= left:
+            held.add(source)
+            left -= len(members[source])
+    parts = tuple(tuple(c for c in clips if (c.source in held) == side) for side in (False, True))
+    if not all(parts):
+        raise ValueError(
+            f"number={number}: leaves {len(parts[0]):,} of {len(clips):,} clips to train on and holds {len(parts[1]):,} "
+            f"out, expected some of both. They are of {len(members):,} sources, which stay whole."
+        )
+    return parts[0], parts[1]

@@ -4,7 +4,7 @@ Shen et al., *DiscoVLA: Discrepancy Reduction in Vision, Language, and Alignment
 Parameter-Efficient Video-Text Retrieval*, CVPR 2025. In the order of its method
 section: `ivfusion` and `towers` (Eq. 5-7), `alignment` (Eq. 1-4, 8-14), `model`;
 `reading` holds what differs between the paper and its released code, `config` sizes and
-settings, `cost` what attention costs.
+settings, `cost` what attention costs, `weights` keeps what was trained.
 """
 
 from vtrlib.discovla.alignment import (
@@ -27,6 +27,7 @@ from vtrlib.discovla.ivfusion import (
 )
 from vtrlib.discovla.model import DiscoVLA, Videos
 from vtrlib.discovla.reading import Reading
+from vtrlib.discovla.weights import load_trained, save_trained, trained_weights
 
 __all__ = [
     "VARIANTS",
@@ -45,7 +46,10 @@ __all__ = [
     "aggregate",
     "attention_cost",
     "image_similarity",
+    "load_trained",
     "objective",
     "pool_frames",
     "quick_gelu",
+    "save_trained",
+    "trained_weights",
 ]

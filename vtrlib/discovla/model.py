@@ -226,20 +226,28 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         pixels, mask = self._checked(batch["video"], batch["video_mask"])
         texts = self.encode_text(batch["text_ids"], batch["text_mask"])
         videos = self._videos(pixels, mask)
-        scale = self.scale
-        similarity = cosine(gather(texts, gradient), gather(videos.video, gradient))
-        if not paired:
-            return objective(similarity, None, scale, self.config)
-        captions = self.encode_pseudo_captions(
-            batch["f_text_ids"], batch["f_text_mask"], mask
-        )
-        shown = gather(mask) if self._hides else None
-        image = image_similarity(
-            gather(captions, gradient), gather(videos.frames, gradient),
-            kind=self.config.similarity, aggregation=self.config.reading.aggregation,
-            scale=scale, caption_mask=shown, frame_mask=shown,
-        )  # fmt: skip
-        return objective(similarity, image.total, scale, self.config)
+        captions = None
+        if paired:
+            captions = self.encode_pseudo_captions(
+                batch["f_text_ids"], batch["f_text_mask"], mask
+            )
+        # In bfloat16 a cosine has steps of 1/256 to 1/512, and s = 100 times that.
+        with torch.autocast(pixels.device.type, enabled=False):
+            scale = self.scale
+            similarity = cosine(
+                _wide(gather(texts, gradient)), _wide(gather(videos.video, gradient))
+            )
+            if captions is None:
+                return objective(similarity, None, scale, self.config)
+            shown = gather(mask) if self._hides else None
+            image = image_similarity(
+                _wide(gather(captions, gradient)),
+                _wide(gather(videos.frames, gradient)),
+                kind=self.config.similarity,
+                aggregation=self.config.reading.aggregation,
+                scale=scale, caption_mask=shown, frame_mask=shown,
+            )  # fmt: skip
+            return objective(similarity, image.total, scale, self.config)
 
     @property
     def _hides(self) -> bool:
@@ -278,3 +286,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         free = x.device.type == "cpu" or not self.training
         return free and not torch.compiler.is_compiling() and not x.is_meta
 
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

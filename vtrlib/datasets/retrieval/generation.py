@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+from tqdm import tqdm
 
 from vtrlib.check import integer, listed
 from vtrlib.datasets.retrieval.captioner import GUIDED, UNGUIDED
@@ -58,6 +59,7 @@ def generate(
     *,
     guided: bool = True,
     batch_size: int = 8,
+    quiet: bool | None = None,
 ) -> Path:
     """Write pseudo captions of all captions of some videos, going on where a killed run stopped.
 
@@ -75,6 +77,7 @@ def generate(
             frame and caption; or not (`UNGUIDED`, Table 8's "W/O VidCap"), one for each
             frame, the same for all captions of a video.
         batch_size: answers at a time; may change from run to run.
+        quiet: no progress bar; by default there is one where the output is a terminal.
 
     Returns:
         `path`.
@@ -99,7 +102,11 @@ def generate(
     settings: dict[str, Any] = json.loads(json.dumps(made))  # as it is read again
     if path.exists() and _made(path, settings):
         return path
-    with Journal(path.with_name(f"{path.name}.part"), settings) as journal:
+    count = (len(keys) if guided else len(videos)) * frames.frames
+    with (
+        Journal(path.with_name(f"{path.name}.part"), settings) as journal,
+        tqdm(total=count, initial=len(journal.answers), disable=quiet, unit="answer") as bar,
+    ):
         for asks, pixels in _batches(videos, frames, guided, batch_size, journal):
             answers = captioner.caption(pixels, [ask.prompt for ask in asks])
             for ask, answer in zip(asks, answers, strict=True):
@@ -110,6 +117,7 @@ def generate(
                     )
             found = zip(asks, answers, strict=True)
             journal.add({(ask.subject, ask.frame): answer for ask, answer in found})
+            bar.update(len(asks))
         told = journal.answers
         texts = {
             key: [told[key if guided else video, n] for n in range(frames.frames)]

@@ -47,6 +47,7 @@ class VideoTextPairs(Dataset[Pair]):
     Attributes:
         video_ids: V, the gallery.
         captions: of each pair.
+        pseudo: as given.
         relevant: (pairs,) int64, each caption's video as its place in the gallery.
 
     Raises:
@@ -81,7 +82,7 @@ class VideoTextPairs(Dataset[Pair]):
         self.words = integer("words", words, low=3)
         if pseudo is not None:
             check_pseudo_captions(pseudo, videos, frames.frames)
-        self._pseudo = pseudo
+        self.pseudo = pseudo
         tokenize_captions(tokenizer, [self._pairs[0][1]], words)  # fail here, not in a worker
 
     @property
@@ -117,11 +118,11 @@ class VideoTextPairs(Dataset[Pair]):
     def _item(self, row: int, frames: Tensor) -> Pair:
         video, caption = self._pairs[row]
         texts = [caption]
-        if self._pseudo is not None:
-            texts += self._pseudo[pseudo_key(video, caption)]
+        if self.pseudo is not None:
+            texts += self.pseudo[pseudo_key(video, caption)]
         ids, mask = tokenize_captions(self.tokenizer, texts, self.words)
         item = Pair(ids[0], mask[0], frames, int(self.relevant[row]), row)
-        if self._pseudo is None:
+        if self.pseudo is None:
             return item
         return item._replace(pseudo_ids=ids[1:], pseudo_mask=mask[1:])
 
