@@ -16,7 +16,7 @@ from vtrlib.datasets.retrieval import PairBatch, VideoTextPairs, collate_pairs
 from vtrlib.datasets.retrieval.pseudo_captions import write_json
 from vtrlib.discovla import Batch, Config, DiscoVLA, load_trained, save_trained
 from vtrlib.recipes import runs
-from vtrlib.recipes.facts import decisive, refuse_unfit, told, where
+from vtrlib.recipes.facts import decisive, plain, refuse_unfit, told, where
 from vtrlib.recipes.pairs import SourcedVideo, open_parts, open_test
 from vtrlib.recipes.scoring import Features, encode_pairs, encode_sentences, measured, processes, r_sum, rescored
 from vtrlib.recipes.settings import Recipe
@@ -26,7 +26,10 @@ __all__ = ["Recipe", "Result", "Trained", "evaluate", "load_run", "train"]
 
 
 class Result(NamedTuple):
-    """A run: the model with the weights that count, losses and validation scores, and what `report.json` holds."""
+    """A run: the model with the weights that count, losses and validation scores, and what `report.json` holds.
+
+    The history is empty where the run was finished before and only loaded.
+    """
 
     model: DiscoVLA
     history: History
@@ -110,7 +113,7 @@ def train(
         save_trained(model, out / runs.WEIGHTS)  # before the test videos are read: one may be broken
     features = _encode(model, towers, parts.test, recipe, common)
     found = _scored(model, towers, recipe, features, train)
-    report = {**found, **told(model, history, recipe), **config, **where(state.num_processes)}
+    report = plain({**found, **told(model, history, recipe), **config, **where(state.num_processes)})
     if state.is_main_process:
         runs.write_features(out, features._asdict())
         write_json(out / runs.REPORT, report)
@@ -134,7 +137,7 @@ def load_run(run: str | Path, clip: str | Path, device: str | None = None) -> Tr
     known = runs.read_config(run)
     recipe, towers = Recipe(**known["recipe"]), load(clip)
     model = _build(towers, recipe.config(towers), recipe.seed)
-    if json.loads(json.dumps(asdict(model.config))) != known["model"]:
+    if plain(asdict(model.config)) != known["model"]:
         raise ValueError(
             f"{run}: was trained on a CLIP of other sizes than {str(clip)!r}, with frames of "
             f"{known['clip']['size']} pixels; found {towers.size}. Expected the same CLIP."

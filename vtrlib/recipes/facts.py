@@ -13,7 +13,7 @@ from vtrlib.recipes.pairs import Parts, digest
 from vtrlib.recipes.settings import Recipe
 from vtrlib.training import History
 
-__all__ = ["decisive", "refuse_unfit", "told", "where"]
+__all__ = ["decisive", "plain", "refuse_unfit", "told", "where"]
 
 
 def decisive(recipe: Recipe, model: DiscoVLA, parts: Parts) -> dict[str, Any]:
@@ -24,14 +24,18 @@ def decisive(recipe: Recipe, model: DiscoVLA, parts: Parts) -> dict[str, Any]:
         "val": None if parts.val is None else digest(parts.val),
         "test": digest(parts.test),
     }
-    found = {
+    return plain({
         "recipe": asdict(recipe),
         "model": asdict(model.config),
         "clip": {"size": vision.image_size, "patch": vision.patch_size, "sha256": fingerprint(model)},
         "data": data,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(found))
-    return plain
+    })  # fmt: skip
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    read: dict[str, Any] = json.loads(json.dumps(found))
+    return read
 
 
 def refuse_unfit(recipe: Recipe, parts: Parts, processes: int) -> None:

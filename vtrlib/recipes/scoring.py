@@ -109,7 +109,7 @@ def measured(features: Features) -> dict[str, dict[str, float]]:
 
 
 def rescored(features: Features, bank: Tensor | None, scale: float) -> dict[str, dict[str, Any]]:
-    """DSL, and QB-Norm where there is a bank: the same metrics, each with its `CAUTION`.
+    """DSL where each video has one caption, QB-Norm where there is a bank: the same metrics, each with its `CAUTION`.
 
     Scales are CLIP's own for DSL and the 20 of QB-Norm's paper; none is chosen here.
 
