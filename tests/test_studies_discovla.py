@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtrlib import metrics, training
+from vtrlib import experiments, ledger, metrics, training
 from vtrlib.clip import load
 from vtrlib.discovla import Config, DiscoVLA, Reading
 from vtrlib.studies import discovla as study
@@ -385,6 +385,34 @@ def test_rates_are_tried_on_validation(few: list[dict[str, Any]]) -> None:
     plain = study.build(study.settings("full fine-tuning"), 100)
     assert found["full fine-tuning/0.0001"] == study.r_sum_on(plain, study.clips("val", 12))
     assert tables.GRID.keys() == {*study.TABLE_6, *study.COMPONENTS} - {"zero-shot"}
+
+
+def test_rates_are_the_best_of_their_rows() -> None:
+    rows = ledger.read_rows(ledger.results_folder())
+    found = {name: x for id in ("", "-above") for name, (x,) in rows[f"discovla-rates{id}"].metrics.items()}
+    tried: dict[str, dict[float, float]] = {}
+    for key, value in found.items():
+        name, _, rate = key.rpartition("/")
+        tried.setdefault(name, {})[float(rate)] = value
+    best = {name: max(values, key=values.__getitem__) for name, values in tried.items()}
+    assert best.pop("full fine-tuning") == study.RATES["full fine-tuning"] and tried.pop("full fine-tuning")
+    assert best == study.OWN_RATES
+    in_all = {rate: sum(values[rate] for values in tried.values()) for rate in tried["IVFusion"]}
+    assert study.RATES.keys() == {"DiscoVLA", "full fine-tuning"}
+    assert max(in_all, key=in_all.__getitem__) == study.RATES["DiscoVLA"]
+    for name, values in tried.items():
+        assert min(values) < best[name] < max(values), "no best rate is at the edge of what was tried"
+
+
+def test_own_rates_are_used(few: list[dict[str, Any]]) -> None:
+    found = tables.own_rates(3, 1, {"image-level": 5e-2, "IVFusion": 1e-2})
+    assert heads(found) == ["image-level", "IVFusion"] and [call["rate"] for call in few] == [5e-2, 1e-2]
+    assert [call["config"] for call in few] == [study.settings("image-level"), study.settings("IVFusion")]
+    assert experiments.REGISTRY["discovla-own-rates"].config["chosen"] == {
+        name: study.OWN_RATES[name] for name in ("image-level", "IVFusion")
+    }
+    above = tables.rates_above(100, 1, {"B3": [9.6e-2]})
+    assert list(above) == ["B3/0.096"] and few[-1]["config"] == study.settings("B3")
 
 
 def test_ablations_measure_every_model_at_its_rate_on_its_captions(few: list[dict[str, Any]]) -> None:

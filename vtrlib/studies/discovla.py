@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from vtrlib.training import History
 
 __all__ = [
-    "BATCH", "COMPONENTS", "MODELS", "OWN_RATES", "RATES", "STEPS", "TABLE_6", "TIME", "Model", "build", "captioner", "clips",
-    "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "settings", "teacher_on", "train",
+    "BATCH", "COMPONENTS", "MODELS", "OWN_RATES", "RATES", "STEPS", "TABLE_6", "TIME", "Model", "build", "captioner",
+    "clips", "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "settings", "teacher_on",
+    "train",
 ]  # fmt: skip
 
 STEPS, BATCH = 64, 24

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.discovla import (
-    COMPONENTS, MODELS, OWN_RATES, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading, settings,
-    teacher_on, train,
+    COMPONENTS, MODELS, OWN_RATES, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading,
+    settings, teacher_on, train,
 )  # fmt: skip
 
 if TYPE_CHECKING:
