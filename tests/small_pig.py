@@ -238,7 +238,7 @@ class Naive:
         found["S"] = scores = self.scores(before, at, projected)
         patches = len(scores[0])
         order = sorted(((-s, f * patches + p) for f, row in enumerate(scores) for p, s in enumerate(row)))
-        uses = "x_ip" in self.config.inputs.split("+") and self.config.generator in ("causal", "mlp", "qformer")
+        uses = "x_ip" in self.config.inputs.split("+") and self.config.pseudo_query in ("causal", "mlp", "qformer")
         found["selected"] = [flat for _, flat in order[: self.config.top if uses else 0]]
         found["x_ip"] = [found["x_p"][divmod(flat, patches)] for flat in found["selected"]]
         return found
@@ -259,7 +259,7 @@ class Naive:
     def generate(self, found: dict[str, Any]) -> Tensor:
         text = self.config.sizes.text_config
         tokens = [token for name in self.config.inputs.split("+") for token in found[name]]
-        if self.config.generator == "mlp":
+        if self.config.pseudo_query == "mlp":
             hidden = [self.linear("generator.up", token) for token in tokens]
             hidden = [0.5 * token * (1 + torch.erf(token / math.sqrt(2))) for token in hidden]
             return sum(self.linear("generator.down", token) for token in hidden) / len(hidden)  # type: ignore[return-value]

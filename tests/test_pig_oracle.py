@@ -36,8 +36,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"reading": Reading(scale="patches"), "score_heads": "mean"},
     {"inputs": "x_f+x_ip", "top": 7, "frames": 4},
     {"inputs": "x_v", "reading": "paper"},
-    {"inputs": "x_v+x_f", "proxies": 1, "generator": "mlp"},
-    {"generator": "mlp", "top": 20},
+    {"inputs": "x_v+x_f", "proxies": 1, "pseudo_query": "mlp"},
+    {"pseudo_query": "mlp", "top": 20},
     {"backbone": "clip4clip"},
     {"backbone": "clip4clip", "reading": "paper"},
 ]
@@ -332,7 +332,7 @@ def test_a_q_former_layer_by_hand() -> None:
 
 @torch.no_grad()
 def test_captions_in_the_place_of_pseudo_queries() -> None:
-    model, data = small(generator="captions"), batch()
+    model, data = small(pseudo_query="captions"), batch()
     ids, mask = texts(3, 9, 8)
     videos = model.encode_video(data["video"], (ids, mask))
     naive = Naive(model)
@@ -362,4 +362,4 @@ def test_a_single_tower_asks_every_video_with_every_caption() -> None:
     own = model.fusioner.all_pairs(videos.pseudo_query, torch.cat([videos.x_v, videos.x_f], 1))  # type: ignore[union-attr, arg-type]
     torch.testing.assert_close(own.diagonal().mT, videos.v)
     with pytest.raises(ValueError, match="config.fusioner='none'"):
-        small(generator="none", fusioner="none").score_pairs(words, videos)
+        small(pseudo_query="none", fusioner="none").score_pairs(words, videos)

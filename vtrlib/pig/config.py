@@ -17,7 +17,7 @@ _INPUTS = (
 )  # fmt: skip
 _OPTIONS = {
     "backbone": ("clip_vip", "clip4clip"),
-    "generator": ("causal", "mlp", "qformer", "captions", "none"),
+    "pseudo_query": ("causal", "mlp", "qformer", "captions", "none"),
     "inputs": _INPUTS,
     "score_heads": ("max", "mean"),
     "fusioner": ("xpool", "cross", "co", "none"),
@@ -37,9 +37,9 @@ class Config:
         frames: F of the temporal embedding; others are interpolated.
         proxies: P, video-level tokens.
         frame_cls: whether frames have a [cls]; CLIP-ViP itself has none.
-        generator: of pseudo-queries. "causal" (Sec. 3.4), "mlp" or "qformer" (Tab. 2);
-            "captions": the text tower's features of captions that come with the video;
-            "none".
+        pseudo_query: where $t_p$ comes from. A generator, "causal" (Sec. 3.4), "mlp" or
+            "qformer" (Tab. 2); "captions": the text tower's features of captions that
+            come with the video; or "none".
         inputs: what the generator reads, in this order: $x_v$, $x_f$ and the
             informative patches $x_{ip}$, joined by "+".
         top: k of ITS.
@@ -66,7 +66,7 @@ class Config:
     frames: int = 12
     proxies: int = 4
     frame_cls: bool = True
-    generator: str = "causal"
+    pseudo_query: str = "causal"
     inputs: str = "x_v+x_f+x_ip"
     top: int = 16
     score_heads: str = "max"
@@ -119,12 +119,12 @@ class Config:
         clip, text = self.sizes, self.sizes.text_config
         if self.stage == 1 and not self.generates:
             raise ValueError(
-                f"stage=1, generator={self.generator!r}: there is none to train. Expected "
+                f"stage=1, pseudo_query={self.pseudo_query!r}: there is none to train. Expected "
                 "'causal', 'mlp' or 'qformer', or stage=2."
             )
-        if self.fusioner != "none" and self.generator == "none":
+        if self.fusioner != "none" and self.pseudo_query == "none":
             raise ValueError(
-                f"generator='none', fusioner={self.fusioner!r}: a fusioner asks with a "
+                f"pseudo_query='none', fusioner={self.fusioner!r}: a fusioner asks with a "
                 "pseudo-query. Set fusioner='none' too, or choose a generator."
             )
         if self.fusioner in ("xpool", "co") and clip.projection_dim % self.fusioner_heads:
@@ -162,7 +162,7 @@ class Config:
                 f"top={self.top}: found {frames} frames of {patches} patches, expected at "
                 f"least {self.top} patches in a video. Lower top, or give more frames."
             )
-        if self.generator != "causal":
+        if self.pseudo_query != "causal":
             return
         video = self.proxies if self.backbone == "clip_vip" else 1
         parts = {"x_v": video, "x_f": frames, "x_ip": self.top}
@@ -183,7 +183,7 @@ class Config:
     @property
     def generates(self) -> bool:
         """Whether pseudo-queries are made from the video's tokens."""
-        return self.generator in ("causal", "mlp", "qformer")
+        return self.pseudo_query in ("causal", "mlp", "qformer")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -211,7 +211,7 @@ class Config:
         return cls(**found, reading=reading)  # type: ignore[arg-type]
 
 
-_BARE: dict[str, Any] = {"generator": "none", "fusioner": "none", "alpha": 0.0}
+_BARE: dict[str, Any] = {"pseudo_query": "none", "fusioner": "none", "alpha": 0.0}
 
 # Tab. 2, Setup 0 to 10 (9 and 10 differ in who wrote the captions); fusioners without
 # the residual that the paper blames; and Tab. 4: baselines, and the other backbone.
@@ -221,11 +221,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "x_v": {"inputs": "x_v"},
     "x_v_x_f": {"inputs": "x_v+x_f"},
     "x_f_x_ip": {"inputs": "x_f+x_ip"},
-    "mlp": {"generator": "mlp"},
-    "qformer": {"generator": "qformer"},
+    "mlp": {"pseudo_query": "mlp"},
+    "qformer": {"pseudo_query": "qformer"},
     "cross": {"fusioner": "cross"},
     "co": {"fusioner": "co"},
-    "captions": {"generator": "captions", "alpha": 0.0},
+    "captions": {"pseudo_query": "captions", "alpha": 0.0},
     "cross_no_residual": {"fusioner": "cross", "residual": False},
     "co_no_residual": {"fusioner": "co", "residual": False},
     "clip_vip": {**_BARE, "frame_cls": False},

@@ -71,10 +71,10 @@ def video_cost(config: Config, frames: int | None = None, code: str = "used") ->
         ValueError: another kind of model, or no such code.
     """
     check.one_of("code", code, ("released", "whole", "used"))
-    parts = (config.backbone, config.frame_cls, config.generator, config.fusioner)
+    parts = (config.backbone, config.frame_cls, config.pseudo_query, config.fusioner)
     if parts != ("clip_vip", True, "causal", "xpool"):
         raise ValueError(
-            f"config: found backbone, frame_cls, generator and fusioner {parts}, expected "
+            f"config: found backbone, frame_cls, pseudo_query and fusioner {parts}, expected "
             "('clip_vip', True, 'causal', 'xpool'), whose cost is known here."
         )
     F, sizes = config.frames if frames is None else frames, config.sizes

@@ -167,7 +167,7 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         Args:
             video: (B, F, 3, size, size), floating, as `vtrlib.clip.preprocess` gives.
                 F may differ from `config.frames`.
-            captions: ids and mask, as for `encode_text`, where the generator is
+            captions: ids and mask, as for `encode_text`, where `config.pseudo_query` is
                 "captions".
             whole: compute the last layer and the projection for all tokens, as
                 released; False for those alone that are used, with the same result but
@@ -283,18 +283,18 @@ class PIG(nn.Module, PyTorchModelHubMixin):
     def _captions(
         self, captions: tuple[Tensor, Tensor] | None, videos: int
     ) -> Tensor | None:
-        if self.config.generator != "captions":
+        if self.config.pseudo_query != "captions":
             return None
         if captions is None:
             raise ValueError(
                 "captions=None: expected ids and mask of a caption for each video, since "
-                "config.generator='captions'."
+                "config.pseudo_query='captions'."
             )
         check.sizes("captions", captions[0], "B L", {"B": videos})
         return self._text("captions", *captions)
 
     def _captions_of(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        if self.config.generator != "captions":
+        if self.config.pseudo_query != "captions":
             return None
         return batch["caption_input_ids"], batch["caption_input_mask"]
 
@@ -308,7 +308,7 @@ class PIG(nn.Module, PyTorchModelHubMixin):
 
     def _whole(self, batch: Batch) -> None:
         names = ["video", "text_input_ids", "text_input_mask"]
-        if self.config.generator == "captions":
+        if self.config.pseudo_query == "captions":
             names += ["caption_input_ids", "caption_input_mask"]
         missing = [name for name in names if name not in batch]
         if missing:
@@ -323,11 +323,11 @@ def _generator(
     made: Config,
 ) -> CausalGenerator | MLPGenerator | QFormerGenerator | None:
     text, dimension = made.sizes.text_config, made.sizes.projection_dim
-    if made.generator == "causal":
+    if made.pseudo_query == "causal":
         return CausalGenerator(text, dimension, made.reading.bos == "on")
-    if made.generator == "mlp":
+    if made.pseudo_query == "mlp":
         return MLPGenerator(text, dimension)
-    return QFormerGenerator(text, dimension) if made.generator == "qformer" else None
+    return QFormerGenerator(text, dimension) if made.pseudo_query == "qformer" else None
 
 
 def _fusioner(made: Config) -> Fusioner | None:

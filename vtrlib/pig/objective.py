@@ -23,7 +23,7 @@ class Batch(TypedDict):
         text_input_ids: (B, L), token ids of the captions, [bos] … [eos] and padding.
         text_input_mask: (B, L), true or 1 where there is a token.
         caption_input_ids: (B, L'), captions that stand for pseudo-queries, say of a
-            captioner; needed where the generator is "captions".
+            captioner; needed where `pseudo_query` is "captions".
         caption_input_mask: (B, L').
     """
 
