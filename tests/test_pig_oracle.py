@@ -250,6 +250,18 @@ def test_x_pool_at_its_start_is_a_soft_choice_of_normed_tokens() -> None:
     torch.testing.assert_close(fusioner(query, tokens)[0], norm(2 * norm(weights @ norm(tokens[0]))))
 
 
+@torch.no_grad()
+def test_a_temperature_divides_the_logits() -> None:
+    plain, warm = XPool(6, 2).double().eval(), XPool(6, 2, temperature=4.0).double().eval()
+    move(plain)
+    warm.load_state_dict(plain.state_dict())
+    query, tokens = features(3, 6, seed=1), features(3, 5, 6, seed=2)
+    assert not torch.allclose(warm(query, tokens), plain(query, tokens))
+    for weight in plain.q_proj.parameters():
+        weight /= 4
+    torch.testing.assert_close(warm(query, tokens), plain(query, tokens))
+
+
 def multihead(layer: Any, query: Tensor, tokens: Tensor, heads: int) -> Tensor:
     """One query (D,) with tokens (S, D), head by head."""
     parts = []
