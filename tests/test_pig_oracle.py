@@ -18,9 +18,9 @@ from vtrlib.pig import (
     CoAttention,
     Config,
     CrossAttention,
-    Layout,
     QFormerGenerator,
     Reading,
+    TokenLayout,
     XPool,
     informativeness,
     interpolated,
@@ -103,8 +103,8 @@ def test_eq_6_to_the_letter() -> None:
 # --- proxy attention ---
 
 
-@pytest.mark.parametrize("layout", [Layout(4, 3, 5), Layout(1, 2, 3), Layout(6, 4, 1, 0), Layout(0, 3, 4)])
-def test_the_mask_by_brute_force(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", [TokenLayout(4, 3, 5), TokenLayout(1, 2, 3), TokenLayout(6, 4, 1, 0), TokenLayout(0, 3, 4)])
+def test_the_mask_by_brute_force(layout: TokenLayout) -> None:
     kinds: list[tuple[str, int]] = [("proxy", -1)] * layout.proxies
     for frame in range(layout.frames):
         kinds += [("cls", frame)] * layout.frame_cls + [("patch", frame)] * layout.patches
@@ -125,7 +125,7 @@ def test_the_rule_is_dense_attention_under_that_mask(backbone: str) -> None:
     attention = model.clip.vision_model.encoder.layers[1].self_attn
     dense = attention.mix(*attention.project(x), layout.seen(torch.arange(layout.tokens)))
     torch.testing.assert_close(attention(x, layout=layout)[0], dense)
-    assert layout == Layout(3 * (backbone == "clip_vip"), 5, 4)
+    assert layout == TokenLayout(3 * (backbone == "clip_vip"), 5, 4)
 
 
 @torch.no_grad()
@@ -166,8 +166,8 @@ def test_interpolation_in_time() -> None:
 # --- ITS ---
 
 
-@pytest.mark.parametrize("layout", [Layout(3, 4, 5), Layout(1, 2, 3, 0), Layout(0, 4, 5)])
-def test_eq_6_is_a_distribution(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", [TokenLayout(3, 4, 5), TokenLayout(1, 2, 3, 0), TokenLayout(0, 4, 5)])
+def test_eq_6_is_a_distribution(layout: TokenLayout) -> None:
     """One head: over the video's patches, or each frame's without proxies; as released what others leave them."""
     query = features(2, layout.frames if not layout.proxies else 1, 6, seed=2)
     keys = features(2, layout.tokens, 6, seed=3)
@@ -183,7 +183,7 @@ def test_eq_6_is_a_distribution(layout: Layout) -> None:
 
 
 def test_the_two_readings_of_eq_6_may_choose_other_patches_with_several_heads_only() -> None:
-    layout, keys, query = Layout(4, 3, 7), features(60, 28, 6, seed=4), features(60, 1, 6, seed=5)
+    layout, keys, query = TokenLayout(4, 3, 7), features(60, 28, 6, seed=4), features(60, 1, 6, seed=5)
     same = {}
     for heads in (1, 2):
         chosen = [select(informativeness(3 * query, keys, layout, heads, over=over), 5) for over in ("patches", "keys")]
@@ -210,7 +210,7 @@ def test_equal_scores_stand_in_the_order_of_frames_and_patches() -> None:
 
 
 def test_its_options() -> None:
-    call = functools.partial(informativeness, torch.ones(1, 1, 4), torch.ones(1, 9, 4), Layout(1, 2, 3), 2)
+    call = functools.partial(informativeness, torch.ones(1, 1, 4), torch.ones(1, 9, 4), TokenLayout(1, 2, 3), 2)
     with pytest.raises(ValueError, match="over='frames'"):
         call(over="frames")
     with pytest.raises(ValueError, match="pool='sum'"):

@@ -25,7 +25,7 @@ from vtrlib.pig.model import PIG, Videos
 from vtrlib.pig.objective import Batch, Losses, contrastive, reconstruction
 from vtrlib.pig.reading import Reading
 from vtrlib.pig.tokens import Tokens, visual_tokens
-from vtrlib.pig.vip import Layout, ViPAttention, ViPEmbeddings, interpolated
+from vtrlib.pig.vip import TokenLayout, ViPAttention, ViPEmbeddings, interpolated
 
 __all__ = [
     "MATCHES",
@@ -39,11 +39,11 @@ __all__ = [
     "CrossAttention",
     "Entry",
     "Fusioner",
-    "Layout",
     "Losses",
     "MLPGenerator",
     "QFormerGenerator",
     "Reading",
+    "TokenLayout",
     "Tokens",
     "ViPAttention",
     "ViPEmbeddings",

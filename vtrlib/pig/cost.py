@@ -46,7 +46,7 @@ class VideoCost(NamedTuple):
 
     @property
     def products(self) -> int:
-        """Products of matrices and the convolution: half of what
+        """Of these the products of matrices and the convolution, half of what
         `torch.utils.flop_counter` counts."""
         return sum(self) - self.elementwise
 

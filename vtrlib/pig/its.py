@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from vtrlib import check
-from vtrlib.pig.vip import Layout
+from vtrlib.pig.vip import TokenLayout
 
 __all__ = ["informativeness", "select"]
 
 
 def informativeness(
-    query: Tensor, keys: Tensor, layout: Layout, heads: int, *, over: str = "patches",
+    query: Tensor, keys: Tensor, layout: TokenLayout, heads: int, *, over: str = "patches",
     pool: str = "max", divisor: float | None = None,
 ) -> Tensor:  # fmt: skip
     r"""How much a video looks at each of its patches (Eq. 6).
@@ -79,7 +79,7 @@ def select(scores: Tensor, top: int) -> Tensor:
     return order[:, :top]
 
 
-def _patches(x: Tensor, layout: Layout) -> Tensor:
+def _patches(x: Tensor, layout: TokenLayout) -> Tensor:
     """Those of (B, h, L) that are patches, (B, h, F, N)."""
     framed: Tensor = x[..., layout.proxies :].unflatten(-1, (layout.frames, layout.frame))  # type: ignore[no-untyped-call]
     return framed[..., layout.frame_cls :]

@@ -17,7 +17,7 @@ from transformers import CLIPModel
 from vtrlib.clip.lora import attend, layers
 from vtrlib.pig.config import Config
 from vtrlib.pig.its import informativeness, select
-from vtrlib.pig.vip import Layout, lower
+from vtrlib.pig.vip import TokenLayout, lower
 
 __all__ = ["Tokens", "visual_tokens"]
 
@@ -96,6 +96,6 @@ def visual_tokens(
     return Tokens(_video(x_v, x_f, layout), x_f, None, x_ip, S, chosen)
 
 
-def _video(x_v: Tensor, x_f: Tensor, layout: Layout) -> Tensor:
+def _video(x_v: Tensor, x_f: Tensor, layout: TokenLayout) -> Tensor:
     """Video-level tokens; where there are no proxies the mean of the frames."""
     return x_v if layout.proxies else x_f.mean(1, keepdim=True)

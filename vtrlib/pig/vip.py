@@ -16,10 +16,10 @@ from transformers import CLIPModel
 
 from vtrlib.clip.lora import LoRAAttention, attend, layers, wrap_attention
 
-__all__ = ["Layout", "ViPAttention", "ViPEmbeddings", "interpolated", "lower", "wrap"]
+__all__ = ["TokenLayout", "ViPAttention", "ViPEmbeddings", "interpolated", "lower", "wrap"]
 
 
-class Layout(NamedTuple):
+class TokenLayout(NamedTuple):
     """Where a video's tokens stand: P proxies, then for each frame its [cls] and its N
     patches; $L = P + F (N + 1)$ of them.
 
@@ -129,9 +129,9 @@ class ViPEmbeddings(nn.Module):
         if self.cls_in_frames is not None:
             self.cls_in_frames.copy_(self.class_embedding)
 
-    def layout(self, frames: int) -> Layout:
+    def layout(self, frames: int) -> TokenLayout:
         """The tokens of a video of so many frames."""
-        return Layout(self.proxies, frames, self.patches, self.frame_cls)
+        return TokenLayout(self.proxies, frames, self.patches, self.frame_cls)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Frames (B, F, 3, size, size) to tokens (B, L, d)."""
@@ -159,7 +159,7 @@ class ViPAttention(LoRAAttention):
     Stands where a `CLIPAttention` stood, whose projections it takes over.
     """
 
-    def spread(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    def spread(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
         """The rule, before the output layer: (B, L, d) three times, to (B, L, d)."""
         shape = (layout.frames, layout.frame)
 
@@ -178,7 +178,7 @@ class ViPAttention(LoRAAttention):
         return torch.cat([attend(q[:, : layout.proxies], k, v, self.heads), mixed], 1)
 
     def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, attention_mask: None = None, *, layout: Layout,
+        self, hidden_states: Tensor, attention_mask: None = None, *, layout: TokenLayout,
         **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """Tokens (B, L, d) to (B, L, d)."""
@@ -200,7 +200,7 @@ def wrap(clip: CLIPModel, frames: int, proxies: int = 4, frame_cls: bool = True)
     wrap_attention(layers(clip)[0], lambda _, one: ViPAttention(one))
 
 
-def lower(clip: CLIPModel, pixels: Tensor) -> tuple[Tensor, Layout]:
+def lower(clip: CLIPModel, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
     """What goes into the last layer of a wrapped tower, (B, L, d), and its layout.
 
     Args:
