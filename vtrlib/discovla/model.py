@@ -9,9 +9,9 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPModel
 
 from vtrlib import check
+from vtrlib.clip import inputs
 from vtrlib.clip.lora import SharedLoRA
 from vtrlib.clip.towers import Towers
-from vtrlib.discovla import inputs
 from vtrlib.discovla.alignment import (
     Losses,
     image_similarity,
@@ -281,10 +281,7 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
             check.sizes("f_text_ids", batch["f_text_ids"], "B F L", found)
 
     def _reads(self, x: Tensor) -> bool:
-        """May values be looked at? It would stop an accelerator in a training step, and
-        break a compiled graph."""
-        free = x.device.type == "cpu" or not self.training
-        return free and not torch.compiler.is_compiling() and not x.is_meta
+        return inputs.readable(x, self.training)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ __all__ = ["PAPERS", "Converted", "convert", "from_state_dict", "load", "renamed
 
 # A module of this package each, with `make(config, state_dict) -> (model, our names to theirs)`; and, where theirs are
 # not laid out as ours, `split(state_dict)` that makes them so.
-PAPERS = ("discovla", "dreamprvr")
+PAPERS = ("discovla", "dreamprvr", "pig")
 
 
 def from_state_dict(
@@ -39,7 +39,8 @@ def from_state_dict(
 
     Returns:
         For "dreamprvr" a `vtrlib.dreamprvr.DreamPRVR`, for "discovla" a
-        `vtrlib.discovla.DiscoVLA`, with `reading="released"`.
+        `vtrlib.discovla.DiscoVLA`, for "pig" a `vtrlib.pig.PIG`, with
+        `reading="released"`.
 
     Raises:
         ValueError: no such paper, a key of the configuration is missing, or parameters
