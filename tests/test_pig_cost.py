@@ -120,7 +120,10 @@ def test_nor_do_its_gradients() -> None:
 # --- matches ---
 
 
-@pytest.mark.parametrize("entry", [*MATCHES, *(entry for column in OFFLINE.values() for entry in column)], ids=str)
+@pytest.mark.parametrize(
+    "entry", [*MATCHES, *(entry for column in OFFLINE.values() for entry in column)],
+    ids=lambda entry: f"{entry.method} {entry.printed:g}",
+)  # fmt: skip
 def test_printed_numbers(entry: Any) -> None:
     """What is derived, or counted as coded, is the printed number in all of its digits."""
     assert entry.status in ("derived", "as coded", "not derivable")

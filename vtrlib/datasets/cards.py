@@ -248,7 +248,7 @@ CARDS: dict[str, Card] = {
                 "vtrlib.datasets.retrieval.VideoFolder",
                 "vtrlib.datasets.retrieval.read_captions",
             ),
-            commands=(_VIDEO_TESTS, _RETRIEVAL_TESTS),
+            commands=("python -m vtrlib results msvd-clips", _VIDEO_TESTS, _RETRIEVAL_TESTS),
         ),
         Card(
             name="nasa-clip",
