@@ -42,6 +42,21 @@ class Switches:
         check.one_of("reading", name, ("paper", "released"))
         return cls.paper() if name == "paper" else cls.released()
 
+    @classmethod
+    def given(cls, reading: object) -> Self:
+        """What a configuration was given: one of these, a name as for `of`, or a dict of fields, as JSON holds it.
+
+        Raises:
+            TypeError: it is none of them.
+        """
+        if isinstance(reading, str):
+            return cls.of(reading)
+        if isinstance(reading, dict):
+            return cls(**reading)
+        if not isinstance(reading, cls):
+            raise TypeError(f"reading={reading!r}: expected a {cls.__name__}, or its settings in a dict.")
+        return reading
+
     def flipped(self, *names: str) -> Self:
         """With some switches at their other value.
 

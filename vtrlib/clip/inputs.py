@@ -6,15 +6,59 @@ training.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPModel
 
 from vtrlib import check
+from vtrlib.clip.towers import Towers
 
 __all__ = [
-    "checked_frames", "checked_mask", "checked_texts", "end_token", "end_tokens", "readable",
+    "checked_frames", "checked_mask", "checked_texts", "end_token", "end_tokens", "given_clip",
+    "given_settings", "readable",
 ]  # fmt: skip
+
+
+def given_settings(clip: object) -> dict[str, Any]:
+    """A CLIP model's settings as a configuration keeps them.
+
+    Args:
+        clip: a `transformers.CLIPConfig`, or its settings in a dict.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(clip, CLIPConfig):
+        found: dict[str, Any] = clip.to_diff_dict()
+        return found
+    if not isinstance(clip, dict):
+        raise TypeError(
+            f"clip ({type(clip).__name__}): expected a transformers.CLIPConfig, or "
+            "its settings in a dict."
+        )
+    return clip
+
+
+def given_clip(
+    clip: CLIPModel | Towers, config: object, settings: dict[str, Any]
+) -> tuple[CLIPModel, dict[str, Any]]:
+    """A pretrained CLIP, and the fields of a configuration of a model on it.
+
+    Args:
+        clip: what `vtrlib.clip.load` gives, or a `transformers.CLIPModel`.
+        config: a configuration, or None.
+        settings: in its place.
+
+    Raises:
+        TypeError: both a config and settings.
+    """
+    source = clip.model if isinstance(clip, Towers) else clip
+    if config is not None and settings:
+        raise TypeError("config: found settings beside it, expected one alone.")
+    known = settings if config is None else vars(config)
+    return source, {**known, "clip": source.config}
 
 
 def checked_mask(name: str, mask: Tensor, of: str, shape: tuple[int, ...]) -> Tensor:

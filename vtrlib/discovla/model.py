@@ -83,11 +83,8 @@ class DiscoVLA(nn.Module, PyTorchModelHubMixin):
         Raises:
             TypeError: both a config and settings.
         """
-        source = clip.model if isinstance(clip, Towers) else clip
-        if config is not None and settings:
-            raise TypeError("config: found settings beside it, expected one alone.")
-        known = config.__dict__ if config is not None else settings
-        model = cls(Config(**{**known, "clip": source.config}))
+        source, known = inputs.given_clip(clip, config, settings)
+        model = cls(Config(**known))
         model.clip.load_state_dict(source.state_dict(), strict=False)
         for module in model.modules():
             if isinstance(module, SharedLoRA | Adapter):

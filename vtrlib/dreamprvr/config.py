@@ -109,16 +109,14 @@ class Config:
     reading: Reading = field(default_factory=Reading.released)
 
     def __post_init__(self) -> None:
-        if isinstance(self.reading, str):
-            object.__setattr__(self, "reading", Reading.of(self.reading))
-        for name, kind in (("reading", Reading), ("weights", Weights)):
-            value: Any = getattr(self, name)
-            if isinstance(value, dict):  # as JSON holds it
-                object.__setattr__(self, name, kind(**value))
-            elif not isinstance(value, kind):
-                raise TypeError(
-                    f"{name}={value!r}: expected a {kind.__name__}, or its settings in a dict."
-                )
+        object.__setattr__(self, "reading", Reading.given(self.reading))
+        weights: Any = self.weights
+        if isinstance(weights, dict):  # as JSON holds it
+            object.__setattr__(self, "weights", Weights(**weights))
+        elif not isinstance(weights, Weights):
+            raise TypeError(
+                f"weights={weights!r}: expected a Weights, or its settings in a dict."
+            )
         for name, low in _COUNTS.items():
             check.integer(name, getattr(self, name), low=low)
         for name, (least, most) in _NUMBERS.items():

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import CLIPConfig
 
 from vtrlib import check
+from vtrlib.clip.inputs import given_settings
 from vtrlib.pig.reading import Reading
 
 __all__ = ["VARIANTS", "Config"]
@@ -82,25 +83,8 @@ class Config:
     reading: Reading = field(default_factory=Reading.released)
 
     def __post_init__(self) -> None:
-        reading: Any = self.reading
-        if isinstance(reading, str):
-            reading = Reading.of(reading)
-        elif isinstance(reading, dict):  # as JSON holds it
-            reading = Reading(**reading)
-        if not isinstance(reading, Reading):
-            raise TypeError(
-                f"reading={reading!r}: expected a Reading, or its settings in a dict."
-            )
-        object.__setattr__(self, "reading", reading)
-        clip: Any = self.clip
-        if isinstance(clip, CLIPConfig):
-            clip = clip.to_diff_dict()
-        if not isinstance(clip, dict):
-            raise TypeError(
-                f"clip ({type(clip).__name__}): expected a transformers.CLIPConfig, or "
-                "its settings in a dict."
-            )
-        object.__setattr__(self, "clip", clip)
+        object.__setattr__(self, "reading", Reading.given(self.reading))
+        object.__setattr__(self, "clip", given_settings(self.clip))
         for name, options in _OPTIONS.items():
             check.one_of(name, getattr(self, name), options)
         for name in ("frames", "proxies", "top", "fusioner_heads", "fusioner_layers"):

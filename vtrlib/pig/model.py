@@ -95,11 +95,8 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         Raises:
             TypeError: both a config and settings.
         """
-        source = clip.model if isinstance(clip, Towers) else clip
-        if config is not None and settings:
-            raise TypeError("config: found settings beside it, expected one alone.")
-        known = config.__dict__ if config is not None else settings
-        model = cls(Config(**{**known, "clip": source.config}))
+        source, known = inputs.given_clip(clip, config, settings)
+        model = cls(Config(**known))
         scale = model.clip.logit_scale.item()
         model.clip.load_state_dict(source.state_dict(), strict=False)
         if model.config.logit_scale is not None:

@@ -18,6 +18,7 @@ from vtrlib.discovla import DiscoVLA
 from vtrlib.gathering import gather
 from vtrlib.metrics import Report, dual_softmax, evaluate, evaluate_both, querybank_norm
 from vtrlib.recipes.settings import Recipe
+from vtrlib.similarity import cosine
 
 __all__ = ["CAUTION", "Features", "encode_pairs", "encode_sentences", "measured", "processes", "r_sum", "rescored"]
 
@@ -51,8 +52,7 @@ class Features(NamedTuple):
     @property
     def scores(self) -> Tensor:
         """Cosines, (Q, V), in float64, so that none tie by rounding."""
-        texts, videos = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (self.texts, self.videos))
-        return texts @ videos.mT
+        return cosine(self.texts.double(), self.videos.double())
 
 
 def processes() -> PartialState:

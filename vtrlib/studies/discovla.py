@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH", "COMPONENTS", "MODELS", "OWN_RATES", "RATES", "STEPS", "TABLE_6", "TIME", "Model", "build", "captioner",
-    "clips", "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "settings", "teacher_on",
-    "train",
+    "clips", "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "recalls", "settings",
+    "teacher_on", "train",
 ]  # fmt: skip
 
 STEPS, BATCH = 64, 24
@@ -228,7 +228,7 @@ def evaluate_on(model: DiscoVLA, data: Clips) -> dict[str, float]:
             continue
         for way, table in (("t2v", scores), ("v2t", scores.mT)):
             report = evaluate(table[rows], own[rows], ks=(1, 5, 10))
-            found |= {f"{group}{way} {name}": value for name, value in _recalls(report).items()}
+            found |= {f"{group}{way} {name}": value for name, value in recalls(report).items()}
             if not group:
                 found[f"{way} MnR"] = report.mean_rank
     true = evaluate(scores, data.true_positives, ks=(1, 5, 10))
@@ -285,10 +285,11 @@ def teacher_on(model: DiscoVLA, data: Clips) -> dict[str, float]:
             scale=model.scale,
         ).total  # fmt: skip
     reports = zip(("t2v", "v2t"), evaluate_both(scores, range(len(data))), strict=True)
-    return {f"teacher {way} {name}": value for way, report in reports for name, value in _recalls(report).items()}
+    return {f"teacher {way} {name}": value for way, report in reports for name, value in recalls(report).items()}
 
 
-def _recalls(report: Report) -> dict[str, float]:
+def recalls(report: Report) -> dict[str, float]:
+    """R@K of a report, and their sum."""
     return {f"R@{k}": report.recall(k) for k in report.ks} | {"R@sum": report.sum_r}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.discovla import (
     COMPONENTS, MODELS, OWN_RATES, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading,
-    settings, teacher_on, train,
+    recalls, settings, teacher_on, train,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def post_processed(model: DiscoVLA) -> dict[str, float]:
     ways = {"DSL": dual_softmax(scores, scale=scale), "QB-Norm": querybank_norm(scores, bank)}
     for way, rescored in ways.items():
         report = evaluate(rescored, own, ks=(1, 5, 10))
-        found |= {f"{way} t2v R@{k}": report.recall(k) for k in report.ks} | {f"{way} t2v R@sum": report.sum_r}
+        found |= {f"{way} t2v {name}": value for name, value in recalls(report).items()}
     return found
 
 
@@ -74,16 +74,27 @@ def _first_wordings(model: DiscoVLA) -> Tensor:
         return torch.cat([model.encode_text(data.ids[0, part], data.mask[0, part]) for part in parts])
 
 
-def _measured(model: DiscoVLA, teacher: str | None) -> dict[str, float]:
-    found = evaluate_on(model, clips("test"))
-    return found if teacher is None else found | teacher_on(model, clips("test", None, teacher))
-
-
 def _trained(config: Config, name: str, seed: int, rate: float, steps: int) -> tuple[DiscoVLA, str | None]:
     """A model after its training, and the variant of the pseudo captions that it reads."""
     captions = MODELS[name].captions if config.alpha or config.beta else None
     data = clips("train", None, captions)
     return train(config, data, seed=seed, rate=rate, steps=steps, time=MODELS[name].time, quiet=True)[0], captions
+
+
+def _each(
+    seed: int, steps: int, runs: Mapping[str, tuple[str, Config, float]], rescored: Collection[str] = ()
+) -> dict[str, float]:  # fmt: skip
+    """On test, {run/metric}: of each run its name in `MODELS`, configuration and learning rate; of some also Table 9."""
+    found = {}
+    for run, (name, config, rate) in runs.items():
+        model, captions = _trained(config, name, seed, rate, steps)
+        results = evaluate_on(model, clips("test"))
+        if captions is not None:
+            results |= teacher_on(model, clips("test", None, captions))
+        if run in rescored:
+            results |= post_processed(model)
+        found |= {f"{run}/{metric}": value for metric, value in results.items()}
+    return found
 
 
 def _first_of_grid(seed: int, grid: Mapping[str, Any], **_: Any) -> list[float]:
@@ -116,15 +127,9 @@ def _first_of_all(seed: int, chosen: Mapping[str, float], **_: Any) -> list[floa
 
 @experiment("discovla-ablations", seeds=(0, 1, 2, 3, 4), canary=_first_of_all, steps=STEPS, chosen=RATES)
 def ablations(seed: int, steps: int, chosen: dict[str, float]) -> dict[str, float]:
-    """Tables 5 to 9, on test: every model at its learning rate, and the last one's scores rescored."""
-    found = {}
-    for name in MODELS:
-        model, captions = _trained(settings(name), name, seed, rate_of(name, chosen), steps)
-        results = _measured(model, captions)
-        if name in ("image-level", "DiscoVLA"):
-            results |= post_processed(model)
-        found |= {f"{name}/{metric}": value for metric, value in results.items()}
-    return found
+    """Tables 5 to 9, on test: every model at its learning rate, and the scores of LoRA and of DiscoVLA rescored."""
+    runs = {name: (name, settings(name), rate_of(name, chosen)) for name in MODELS}
+    return _each(seed, steps, runs, rescored=("image-level", "DiscoVLA"))
 
 
 def _first_of_own(seed: int, chosen: Mapping[str, float], **_: Any) -> list[float]:
@@ -137,11 +142,7 @@ def _first_of_own(seed: int, chosen: Mapping[str, float], **_: Any) -> list[floa
 )  # fmt: skip
 def own_rates(seed: int, steps: int, chosen: dict[str, float]) -> dict[str, float]:
     """LoRA and B1 once more, on test, each at the rate at which it alone does best."""
-    found = {}
-    for name, rate in chosen.items():
-        model, captions = _trained(settings(name), name, seed, rate, steps)
-        found |= {f"{name}/{metric}": value for metric, value in _measured(model, captions).items()}
-    return found
+    return _each(seed, steps, {name: (name, settings(name), rate) for name, rate in chosen.items()})
 
 
 def swept(changed: Mapping[str, Sequence[Any]]) -> dict[str, Config]:
@@ -166,7 +167,7 @@ def _first_of(seed: int, config: Config) -> list[float]:
 )
 def sweeps(seed: int, steps: int, rate: float, changed: dict[str, list[Any]]) -> dict[str, float]:
     """Fig. 6 to 9, on test: DiscoVLA with one setting changed, all at its learning rate."""
-    return _each(seed, steps, rate, swept(changed))
+    return _each(seed, steps, {name: ("DiscoVLA", config, rate) for name, config in swept(changed).items()})
 
 
 def read(single: Mapping[str, str]) -> dict[str, Reading]:
@@ -187,12 +188,5 @@ def _first_of_readings(seed: int, single: Mapping[str, str], **_: Any) -> list[f
 )
 def readings(seed: int, steps: int, rate: float, single: dict[str, str]) -> dict[str, float]:
     """DiscoVLA in other readings, on test, all at the learning rate of the study's own."""
-    return _each(seed, steps, rate, {name: settings("DiscoVLA", other) for name, other in read(single).items()})
-
-
-def _each(seed: int, steps: int, rate: float, configs: Mapping[str, Config]) -> dict[str, float]:
-    found = {}
-    for name, config in configs.items():
-        model, captions = _trained(config, "DiscoVLA", seed, rate, steps)
-        found |= {f"{name}/{metric}": value for metric, value in _measured(model, captions).items()}
-    return found
+    runs = {name: ("DiscoVLA", settings("DiscoVLA", other), rate) for name, other in read(single).items()}
+    return _each(seed, steps, runs)
