@@ -73,13 +73,28 @@ class XPool(Fusioner):
 
     def pool(self, query: Tensor, tokens: Tensor) -> Tensor:
         """Queries (V, Q, D) and tokens (V, S, D) to (V, Q, D)."""
-        query, tokens = self.norm_in(query), self.norm_in(tokens)
-        query = self.q_proj(query) / self.temperature
+        query, tokens = self._read(query, tokens)
         mixed = attend(query, self.k_proj(tokens), self.v_proj(tokens), self.heads)
         inner = self.norm_attention(self.out_proj(mixed))
         added = F.dropout(self.fc(inner), self.dropout, self.training)
         found: Tensor = self.norm_out(inner + added)
         return found
+
+    def weights(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """How much each query (V, Q, D) looks at each token (V, S, D): (V, Q, S), in
+        the mean over heads; their sum is 1."""
+        query, tokens = self._read(query, tokens)
+        q, k = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+            for x in (query, self.k_proj(tokens))
+        )
+        shares: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        return shares.mean(1)
+
+    def _read(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries as they ask, and tokens as they are mapped."""
+        query, tokens = self.norm_in(query), self.norm_in(tokens)
+        return self.q_proj(query) / self.temperature, tokens
 
 
 class CrossAttention(Fusioner):

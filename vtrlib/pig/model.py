@@ -125,13 +125,21 @@ class PIG(nn.Module, PyTorchModelHubMixin):
             self.generator.train_parts()
 
     def parameter_groups(self, weight_decay: float = 0.2) -> list[dict[str, Any]]:
-        """What is trained, in two groups: everything is decayed but the logit scale."""
-        scale = self.clip.logit_scale
-        rest = [w for w in self.parameters() if w.requires_grad and w is not scale]
-        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": weight_decay}]
-        if scale.requires_grad:
-            groups.append({"params": [scale], "weight_decay": 0.0})
-        return groups
+        """What is trained, in two groups: all is decayed but biases and the logit scale.
+
+        As released, where weights of norms, embeddings and proxies are decayed too: the
+        code looks for other names than CLIP's norms have.
+        """
+        decayed: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                spared = "bias" in name or name.endswith("logit_scale")
+                (rest if spared else decayed).append(weight)
+        return [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
 
     @property
     def scale(self) -> Tensor:
@@ -202,6 +210,8 @@ class PIG(nn.Module, PyTorchModelHubMixin):
     def score_pairs(self, texts: Tensor, videos: Videos) -> Tensor:
         """A true single tower: the fusioner asks every video with every caption.
 
+        What `config.pseudo_query="query"` trains; any model with a fusioner can be asked.
+
         Args:
             texts: t (Q, D), in the place of pseudo-queries.
             videos: V of them.
@@ -254,13 +264,21 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         )
         first = second = self.scale.detach().new_zeros(())
         if self.config.stage == 2:
-            similarity = cosine(gather(texts, gradient), gather(videos.v, gradient))
+            similarity = self._similarity(texts, videos, gradient)
             first = contrastive(similarity, self.scale, read)
         if self.config.generates and videos.pseudo_query is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 second = reconstruction(videos.pseudo_query, texts, read)
         total = first + weight * second
         return Losses(total=total, contrastive=first, reconstruction=second)
+
+    def _similarity(self, texts: Tensor, videos: Videos, gradient: str) -> Tensor:
+        """Of all processes' captions with all their videos, (B, B)."""
+        texts = gather(texts, gradient)
+        if self.config.pseudo_query != "query":
+            return cosine(texts, gather(videos.v, gradient))
+        x_v, x_f = (gather(x, gradient) for x in (videos.x_v, videos.x_f))
+        return self.score_pairs(texts, videos._replace(x_v=x_v, x_f=x_f))
 
     def _text(self, name: str, ids: Tensor, mask: Tensor) -> Tensor:
         reads = inputs.readable(ids, self.training)

@@ -10,9 +10,12 @@ from torch.utils.data import Dataset
 
 from vtrlib.clip import load, preprocess
 from vtrlib.discovla import Batch
+from vtrlib.metrics import Report, evaluate
 from vtrlib.world import MovingDigits, Query, card
 
-__all__ = ["Captioner", "Clips"]
+__all__ = ["Captioner", "Clips", "led", "recalls", "retrieved"]
+
+_TIE = 1e-5  # scores nearer to each other differ by rounding alone
 
 Captioner = Callable[[MovingDigits, Sequence[Query]], list[tuple[str, ...]]]
 
@@ -24,21 +27,24 @@ class Clips(Dataset[Batch]):
     of the CPU, which `vtrlib.training.fit` seeds.
 
     Args:
-        split, size: of `MovingDigits`.
+        split, size, domain: of `MovingDigits`.
         captioner: gives a pseudo caption of each frame for each query, such as `vtrlib.world.pseudo_captions`.
 
     Attributes:
         world: the clips.
         frames: (V, F, 3, H, W) uint8.
+        digit: (V, F, H, W) bool, which pixels show the digit.
         ids, mask: (3, V, L), tokens of the captions.
         f_ids, f_mask: (3, V, F, L'), of the pseudo captions; None without them.
         true_positives: (V, V) bool, whether a clip's caption, in its first wording, is true of another clip.
         order_sensitive: (V,) bool, whether the clip's motion is another one in reverse.
     """
 
-    def __init__(self, split: str, size: int | None = None, captioner: Captioner | None = None) -> None:
-        self.world = MovingDigits(split, "trimmed", size=size)
-        self.frames, _ = self.world.frames()
+    def __init__(
+        self, split: str, size: int | None = None, captioner: Captioner | None = None, domain: str = "all"
+    ) -> None:  # fmt: skip
+        self.world = MovingDigits(split, "trimmed", size=size, domain=domain)
+        self.frames, self.digit = self.world.frames()
         self._towers = load("tiny")
         asked = [self.world.queries(paraphrase) for paraphrase in range(card.PARAPHRASES)]
         videos, number = self.frames.shape[:2]
@@ -74,6 +80,46 @@ class Clips(Dataset[Batch]):
             found["f_text_ids"], found["f_text_mask"] = self.f_ids[wording, rows], self.f_mask[wording, rows]
         return found
 
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask of sentences, (B, L) each, as the tiny CLIP reads them."""
+        return self._towers.tokenize(list(texts))
+
     def pixels(self, rows: Tensor) -> Tensor:
         """Prepared frames of some clips, (B, F, 3, size, size)."""
         return preprocess(self.frames[rows], self._towers.size, self._towers.mean, self._towers.std)
+
+
+def retrieved(scores: Tensor, data: Clips) -> dict[str, float]:
+    """R@1, 5 and 10, text to video and video to text, their sums, and the sum of both, "R@sum".
+
+    Beside them the same for clips of motions that are another one in reverse, "order-sensitive …", and for the rest,
+    "order-free …"; each is sought among all. "true t2v R@K" counts any clip of which the caption is true.
+
+    Args:
+        scores: (V, V), of the captions in their first wording and the clips.
+        data: the clips.
+    """
+    own, found = torch.arange(len(data)), dict[str, float]()
+    groups = {"": torch.ones_like(data.order_sensitive), "order-sensitive ": data.order_sensitive}
+    groups["order-free "] = ~data.order_sensitive
+    for group, rows in groups.items():
+        if not rows.any():
+            continue
+        for way, table in (("t2v", scores), ("v2t", scores.mT)):
+            report = evaluate(table[rows], own[rows], ks=(1, 5, 10))
+            found |= {f"{group}{way} {name}": value for name, value in recalls(report).items()}
+            if not group:
+                found[f"{way} MnR"] = report.mean_rank
+    true = evaluate(scores, data.true_positives, ks=(1, 5, 10))
+    found |= {f"true t2v R@{k}": true.recall(k) for k in true.ks}
+    return found | {"R@sum": found["t2v R@sum"] + found["v2t R@sum"]}
+
+
+def led(lead: Tensor) -> Tensor:
+    """Whether something leads: 1, ½ where it ties, or 0."""
+    return torch.where(lead.abs() < _TIE, 0.5, (lead > 0).double())
+
+
+def recalls(report: Report) -> dict[str, float]:
+    """R@K of a report, and their sum."""
+    return {f"R@{k}": report.recall(k) for k in report.ks} | {"R@sum": report.sum_r}

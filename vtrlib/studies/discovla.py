@@ -16,19 +16,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vtrlib.discovla import Config, DiscoVLA, Reading, Videos
-    from vtrlib.metrics import Report
     from vtrlib.studies.clips import Captioner, Clips
     from vtrlib.training import History
 
 __all__ = [
     "BATCH", "COMPONENTS", "MODELS", "OWN_RATES", "RATES", "STEPS", "TABLE_6", "TIME", "Model", "build", "captioner",
-    "clips", "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "recalls", "settings",
+    "clips", "encode", "evaluate_on", "first_losses", "preferred", "r_sum_on", "reading", "settings",
     "teacher_on", "train",
 ]  # fmt: skip
 
 STEPS, BATCH = 64, 24
 TIME = "IVFusion with time"
-_TIE = 1e-5  # scores nearer to each other differ by rounding alone
 _VIDEO: dict[str, Any] = {"text_fusion": 0, "alpha": 0.0, "beta": 0.0}
 
 
@@ -207,35 +205,18 @@ def r_sum_on(model: DiscoVLA, data: Clips) -> float:
 
 
 def evaluate_on(model: DiscoVLA, data: Clips) -> dict[str, float]:
-    """R@1, 5 and 10, text to video and video to text, their sums, and the sum of both, "R@sum".
+    """What `vtrlib.studies.clips.retrieved` gives, and "forwards".
 
-    Beside them the same for clips of motions that are another one in reverse, "order-sensitive …", and for the rest,
-    "order-free …"; each is sought among all. "true t2v R@K" counts any clip of which the caption is true. "forwards"
-    is the share of order-sensitive clips, in per cent, that suit their caption better than the same clip played from
-    the end does, where a tie counts half.
+    That is the share of order-sensitive clips, in per cent, that suit their caption better than the same clip played
+    from the end does, where a tie counts half.
     """
-    import torch
-
-    from vtrlib.metrics import evaluate
+    from vtrlib.studies.clips import retrieved
 
     texts, videos = encode(model, data)
-    scores, own = model.score(texts, videos.video), torch.arange(len(data))
-    found: dict[str, float] = {}
-    groups = {"": torch.ones_like(data.order_sensitive), "order-sensitive ": data.order_sensitive}
-    groups["order-free "] = ~data.order_sensitive
-    for group, rows in groups.items():
-        if not rows.any():
-            continue
-        for way, table in (("t2v", scores), ("v2t", scores.mT)):
-            report = evaluate(table[rows], own[rows], ks=(1, 5, 10))
-            found |= {f"{group}{way} {name}": value for name, value in recalls(report).items()}
-            if not group:
-                found[f"{way} MnR"] = report.mean_rank
-    true = evaluate(scores, data.true_positives, ks=(1, 5, 10))
-    found |= {f"true t2v R@{k}": true.recall(k) for k in true.ks}
+    found = retrieved(model.score(texts, videos.video), data)
     if data.order_sensitive.any():
         found["forwards"] = 100 * float(preferred(model, data, texts, videos).mean())
-    return found | {"R@sum": found["t2v R@sum"] + found["v2t R@sum"]}
+    return found
 
 
 def preferred(model: DiscoVLA, data: Clips, texts: Tensor, videos: Videos) -> Tensor:
@@ -246,12 +227,11 @@ def preferred(model: DiscoVLA, data: Clips, texts: Tensor, videos: Videos) -> Te
         data: clips.
         texts, videos: what `encode` gave.
     """
-    import torch
+    from vtrlib.studies.clips import led
 
     rows = data.order_sensitive.nonzero().flatten()
     _, reversals = encode(model, data, rows=rows, backwards=True)
-    lead = _cosines(texts[rows], videos.video[rows]) - _cosines(texts[rows], reversals.video)
-    return torch.where(lead.abs() < _TIE, 0.5, (lead > 0).double())
+    return led(_cosines(texts[rows], videos.video[rows]) - _cosines(texts[rows], reversals.video))
 
 
 def _cosines(texts: Tensor, videos: Tensor) -> Tensor:
@@ -270,6 +250,7 @@ def teacher_on(model: DiscoVLA, data: Clips) -> dict[str, float]:
 
     from vtrlib.discovla import image_similarity
     from vtrlib.metrics import evaluate_both
+    from vtrlib.studies.clips import recalls
 
     if data.f_ids is None or data.f_mask is None:
         raise ValueError("data: found no pseudo captions, expected clips that were made with a captioner.")
@@ -286,11 +267,6 @@ def teacher_on(model: DiscoVLA, data: Clips) -> dict[str, float]:
         ).total  # fmt: skip
     reports = zip(("t2v", "v2t"), evaluate_both(scores, range(len(data))), strict=True)
     return {f"teacher {way} {name}": value for way, report in reports for name, value in recalls(report).items()}
-
-
-def recalls(report: Report) -> dict[str, float]:
-    """R@K of a report, and their sum."""
-    return {f"R@{k}": report.recall(k) for k in report.ks} | {"R@sum": report.sum_r}
 
 
 def first_losses(seed: int, names: Iterable[str], config: Config | None = None) -> list[float]:

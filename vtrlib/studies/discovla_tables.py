@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vtrlib.experiments import experiment
 from vtrlib.studies.discovla import (
     COMPONENTS, MODELS, OWN_RATES, RATES, STEPS, TABLE_6, clips, encode, evaluate_on, first_losses, r_sum_on, reading,
-    recalls, settings, teacher_on, train,
+    settings, teacher_on, train,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def post_processed(model: DiscoVLA) -> dict[str, float]:
     Their scales are CLIP's own and the 20 of QB-Norm's paper; none is chosen here.
     """
     from vtrlib.metrics import dual_softmax, evaluate, querybank_norm
+    from vtrlib.studies.clips import recalls
 
     texts, videos = encode(model, clips("test"))
     scores, own = model.score(texts, videos.video), range(len(texts))

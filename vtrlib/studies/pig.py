@@ -1,0 +1,372 @@
+"""PIG on Moving Digits: the tiny CLIP becomes a hybrid tower, in two short stages of training.
+
+Everything is the paper's but the sizes: eight frames of 16 patches, of which 16 go into the generator, as many as in the
+paper. What is measured with it is in `vtrlib.studies.pig_tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from vtrlib.pig import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from vtrlib.pig import PIG, Config, Reading, Videos
+    from vtrlib.studies.clips import Clips
+    from vtrlib.training import History
+
+__all__ = [
+    "BACKBONES", "BATCH", "FIRST_RATE", "MODELS", "RATES", "STEPS", "TABLE_2", "TOP", "Model", "Pairs",
+    "about_queries", "build", "encode", "evaluate_on", "first_losses", "hits", "mixing", "modality_gap", "pairs",
+    "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "spoken", "train",
+]  # fmt: skip
+
+STEPS, BATCH, TOP = 64, 24, 16
+
+
+class Model(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        variant: of `vtrlib.pig.VARIANTS`.
+        changes: of its configuration, on top.
+        first: whether stage 1 comes before; it needs a generator.
+        captions: whose captions stand for pseudo-queries, see `spoken`.
+    """
+
+    variant: str
+    changes: dict[str, Any] = {}  # noqa: RUF012 - a default of a NamedTuple, never changed
+    first: bool = True
+    captions: str | None = None
+
+
+MODELS: dict[str, Model] = {
+    "PIG": Model("pig"),
+    "w/o L_recon": Model("no_recon", first=False),
+    "L_recon in stage 1 alone": Model("no_recon"),
+    "w/o stage 1": Model("pig", first=False),
+    "x_v": Model("x_v"),
+    "x_v, x_f": Model("x_v_x_f"),
+    "x_f, x_ip": Model("x_f_x_ip"),
+    "MLP": Model("mlp"),
+    "Q-Former": Model("qformer"),
+    "cross": Model("cross"),
+    "cross, no residual": Model("cross_no_residual"),
+    "co": Model("co"),
+    "co, no residual": Model("co_no_residual"),
+    "captions of a frame": Model("captions", captions="frame"),
+    "captions with motion": Model("captions", captions="motion"),
+    "CLIP4Clip": Model("clip4clip"),
+    "CLIP-ViP": Model("clip_vip"),
+    "PIG on CLIP4Clip": Model("pig_clip4clip"),
+    "single tower": Model("single_tower"),
+    "single tower on CLIP4Clip": Model("single_tower", {"backbone": "clip4clip"}),
+}
+"""What Tables 2 and 4 compare, by one name each. Not in them: L_recon in one stage of two, no stage 1, fusioners without
+residual, and X-Pool as a single tower on the same backbones."""
+TABLE_2 = (
+    "PIG", "w/o L_recon", "x_v", "x_v, x_f", "x_f, x_ip", "MLP", "Q-Former", "cross", "co", "captions of a frame",
+    "captions with motion",
+)  # fmt: skip
+BACKBONES = ("CLIP4Clip", "CLIP-ViP", "PIG on CLIP4Clip", "PIG")
+FIRST_RATE = 2e-3
+"""Learning rate of stage 1, the best on validation; row pig-first-rates."""
+RATES: dict[str, float] = {"PIG": 1e-3}
+"""Learning rate of stage 2, as in the paper one for all models: the best in the mean over four; row pig-rates."""
+
+
+class Pairs(Dataset[Batch]):
+    """`Clips` as PIG reads them: indexed by several clips at once, a `Batch` with a random wording for each.
+
+    Args:
+        clips: with their captions.
+        captions: whose captions go along, see `spoken`; None for nobody's.
+
+    Attributes:
+        said: ids and mask of those captions, (V, L') each.
+    """
+
+    def __init__(self, clips: Clips, captions: str | None = None) -> None:
+        self.clips = clips
+        self.said: tuple[Tensor, Tensor] | None = None
+        if captions is not None:
+            self.said = clips.tokenize(spoken(clips, captions))
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = torch.as_tensor(indices)
+        return self.batch(rows, torch.randint(len(self.clips.ids), rows.shape))
+
+    def batch(self, rows: Tensor, wording: Tensor | int = 0) -> Batch:
+        """The clips `rows` (B,), each in its wording: 0, 1 or 2, or (B,)."""
+        found = Batch(
+            video=self.clips.pixels(rows), text_input_ids=self.clips.ids[wording, rows],
+            text_input_mask=self.clips.mask[wording, rows],
+        )  # fmt: skip
+        if self.said is not None:
+            found["caption_input_ids"], found["caption_input_mask"] = (x[rows] for x in self.said)
+        return found
+
+
+def pairs(split: str, size: int | None = None, captions: str | None = None, domain: str = "all") -> Pairs:
+    """`Pairs` of a split, made once."""
+    return _pairs(split, size, captions, domain)
+
+
+@cache
+def _pairs(split: str, size: int | None, captions: str | None, domain: str) -> Pairs:
+    return Pairs(_clips(split, size, domain), captions)
+
+
+@cache
+def _clips(split: str, size: int | None, domain: str) -> Clips:
+    from vtrlib.studies.clips import Clips
+
+    return Clips(split, size, domain=domain)
+
+
+def spoken(clips: Clips, who: str) -> list[str]:
+    """What a captioner says of each clip, unasked; one in eight is wrong about digit or colour.
+
+    Args:
+        clips: any.
+        who: "frame": it names what the first frame with a digit shows, and no motion; "motion": it adds the motion, in
+            one wording for each. Neither is told a query.
+
+    Raises:
+        ValueError: nobody of that name.
+    """
+    from vtrlib import check
+    from vtrlib.world import pseudo_captions
+    from vtrlib.world.grammar import MOTION_PHRASES
+
+    check.one_of("who", who, ("frame", "motion"))
+    world = clips.world
+    said = pseudo_captions(world, world.queries(), variant="unguided")
+    first = clips.digit.flatten(2).any(-1).int().argmax(1).tolist()
+    found = [texts[place] for texts, place in zip(said, first, strict=True)]
+    if who == "frame":
+        return found
+    motions = world.screenplay.motion[:, 0].tolist()
+    return [f"{text} that {MOTION_PHRASES[motion][0]}" for text, motion in zip(found, motions, strict=True)]
+
+
+def settings(name: str = "PIG", reading: str | Reading = "released", **changes: Any) -> Config:
+    """A model in miniature: eight frames, 16 informative patches, CLIP's own scale to start from.
+
+    Args:
+        name: of `MODELS`.
+        reading: of a `vtrlib.pig.Config`.
+        changes: of one, on top.
+    """
+    from vtrlib.pig import Config
+    from vtrlib.world import card
+
+    model = MODELS[name]
+    sizes = {"frames": card.PHASES, "top": TOP, "logit_scale": None}
+    return Config.variant(model.variant, reading, **{**sizes, **model.changes, **changes})
+
+
+def build(config: Config, seed: int = 0) -> PIG:
+    """The tiny CLIP with what `config` adds."""
+    from vtrlib.clip import load
+    from vtrlib.pig import PIG
+
+    with torch.random.fork_rng(devices=[]):  # CLIP's own weights are drawn before they are loaded
+        return PIG.of(load("tiny"), config, generator=torch.Generator().manual_seed(seed))
+
+
+def train(
+    config: Config, data: Pairs, *, seed: int = 0, rate: float, first: float | None = FIRST_RATE, steps: int = STEPS,
+    batch: int = BATCH, until: int | None = None, quiet: bool | None = None,
+) -> tuple[PIG, dict[int, History]]:  # fmt: skip
+    """Train a model in both stages, from the tiny CLIP.
+
+    Args:
+        config: the model.
+        data: what it learns from.
+        seed: of new weights, order and wordings.
+        rate: peak of the learning rate in stage 2, reached after a tenth of the steps, cosine to 0.
+        first: the same of stage 1; None to leave it out.
+        steps, batch: of each stage: updates, and clips of each, with one caption.
+        until, quiet: of `vtrlib.training.fit`.
+    """
+    from vtrlib.pig import plan, train_stages
+
+    model = build(config, seed)
+    plans = {
+        stage: plan(
+            stage, steps=steps, batch_size=batch, learning_rate=peak, warmup=0.1, seed=seed + 1000 * (stage == 1)
+        )
+        for stage, peak in ((1, first), (2, rate)) if peak is not None
+    }  # fmt: skip
+    return model, train_stages(model, data, plans, collate=lambda items: items, until=until, quiet=quiet)
+
+
+@torch.no_grad()
+def encode(
+    model: PIG, data: Pairs, rows: Tensor | None = None, backwards: bool = False
+) -> tuple[Tensor, Videos]:  # fmt: skip
+    """Captions in their first wording (V, D), and clips: all, or those of some rows; `backwards`: from their end."""
+    from vtrlib.pig import Videos
+
+    model.eval()
+    texts, videos = [], []
+    for part in (torch.arange(len(data)) if rows is None else rows).split(100):
+        texts.append(model.encode_text(data.clips.ids[0, part], data.clips.mask[0, part]))
+        pixels = data.clips.pixels(part)
+        said = None if data.said is None else (data.said[0][part], data.said[1][part])
+        videos.append(model.encode_video(pixels.flip(1) if backwards else pixels, said, whole=False))
+    parts = zip(*videos, strict=True)
+    return torch.cat(texts), Videos(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def scores(model: PIG, texts: Tensor, videos: Videos) -> Tensor:
+    """(Q, V): of a single tower pair by pair, of all others cosines with what is stored."""
+    if model.config.pseudo_query == "query":
+        return model.score_pairs(texts, videos)
+    return model.score(texts, videos.v)
+
+
+def r_sum_on(model: PIG, data: Pairs) -> float:
+    """R@1 + R@5 + R@10 of both directions."""
+    from vtrlib.metrics import evaluate_both
+
+    found = scores(model, *encode(model, data))
+    return sum(report.sum_r for report in evaluate_both(found, range(len(data))))
+
+
+def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
+    """How a model retrieves clips, and what its pseudo-queries and selected patches are.
+
+    What `vtrlib.studies.clips.retrieved` gives. "forwards": the share of order-sensitive clips, in per cent, that suit
+    their caption better than they do played from the end; a tie counts half. With a fusioner "asked …": the same model
+    as a single tower, which asks each clip with each caption. With a generator `about_queries`, and with informative
+    patches "hits": the share of them that show the digit.
+    """
+    from vtrlib.studies.clips import led, retrieved
+
+    texts, videos = encode(model, data)
+    found = retrieved(scores(model, texts, videos), data.clips)
+    rows = data.clips.order_sensitive.nonzero().flatten()
+    if len(rows):
+        reversals = encode(model, data, rows, backwards=True)[1]
+        kept = type(videos)(*(None if part is None else part[rows] for part in videos))  # type: ignore[arg-type]
+        ways = (scores(model, texts[rows], way).diag() for way in (kept, reversals))
+        found["forwards"] = 100 * float(led(next(ways) - next(ways)).mean())
+    if model.fusioner is not None:
+        with torch.no_grad():
+            asked = retrieved(model.score_pairs(texts, videos), data.clips)
+        found |= {f"asked {name}": value for name, value in asked.items() if name.startswith(("t2v", "v2t", "R@sum"))}
+    if videos.pseudo_query is not None:
+        found |= about_queries(texts, videos.pseudo_query, videos.v)
+    if videos.selected.shape[1]:
+        found["hits"] = 100 * float(hits(videos.selected, shows_digit(data.clips)).mean())
+    return found
+
+
+def about_queries(texts: Tensor, queries: Tensor, v: Tensor) -> dict[str, float]:
+    """How near pseudo-queries are to the texts that they stand for.
+
+    Args:
+        texts: t (V, D).
+        queries: t_p (V, D), of the same videos.
+        v: (V, D), what is stored of the videos.
+
+    Returns:
+        "own cosine" of a video's text and its pseudo-query, "other cosine" of different videos', both means; "query
+        R@1" of texts among pseudo-queries; and for pseudo-queries, and for videos "of videos", `modality_gap` and
+        `mixing` with the texts.
+    """
+    from vtrlib.similarity import cosine
+
+    near = cosine(texts, queries)
+    own = near.diag().mean()
+    found = {
+        "own cosine": float(own), "other cosine": float((near.sum() - near.trace()) / (near.numel() - len(near))),
+        "query R@1": recall_of_queries(texts, queries),
+    }  # fmt: skip
+    for name, others in (("", queries), (" of videos", v)):
+        found[f"gap{name}"] = modality_gap(texts, others)
+        found[f"mixing{name}"] = mixing(texts, others)
+    return found
+
+
+def recall_of_queries(texts: Tensor, queries: Tensor) -> float:
+    """R@1 of texts (V, D) among pseudo-queries (V, D): what the released code selects stage 1 by."""
+    from vtrlib.metrics import evaluate
+    from vtrlib.similarity import cosine
+
+    return evaluate(cosine(texts, queries), range(len(texts)), ks=(1,)).recall(1)
+
+
+def modality_gap(a: Tensor, b: Tensor) -> float:
+    """Distance of the means of two clouds of features (N, D), each of length 1 (Liang et al., 2022); 0 … 2."""
+    from vtrlib.similarity import unit
+
+    return float((unit(a).mean(0) - unit(b).mean(0)).norm())
+
+
+def mixing(a: Tensor, b: Tensor, neighbours: int = 10) -> float:
+    """How mixed two clouds of N features each are: among the nearest neighbours by cosine, in both clouds together, the
+    share that belongs to the other cloud, over what it is if kinds are dealt at random, N / (2 N − 1).
+
+    0 if no point is near one of the other kind, about 1 if kind doesn't matter, and more if points come in pairs.
+    """
+    from vtrlib.similarity import unit
+
+    points = unit(torch.cat([a, b]).double())
+    near = (points @ points.mT).fill_diagonal_(-2).topk(neighbours, -1).indices
+    kind = torch.arange(len(points)) >= len(a)
+    share = (kind[near] != kind[:, None]).double().mean()
+    return float(share * (len(points) - 1) / len(a))
+
+
+def shows_digit(clips: Clips) -> Tensor:
+    """Which patches of each clip show the digit, in a pixel at least: (V, F, N) bool."""
+    from vtrlib.world import card
+
+    sides = clips.digit.unflatten(-1, (-1, card.PATCH)).unflatten(-3, (-1, card.PATCH))  # (V, F, rows, 8, columns, 8)
+    return sides.any(-1).any(-2).flatten(2)
+
+
+def hits(selected: Tensor, true: Tensor) -> Tensor:
+    """The share of selected patches (V, k), frame · N + patch, that are true (V, F, N): (V,)."""
+    return true.flatten(1).take_along_dim(selected, 1).double().mean(1)
+
+
+def first_losses(
+    seed: int, names: Iterable[str], configs: Mapping[str, Config] | None = None, domain: str = "all"
+) -> list[float]:  # fmt: skip
+    """Canary: of each model the losses of the first steps of its stages, on the first 48 training clips.
+
+    Args:
+        seed: as of `train`.
+        names: of `MODELS`, or of `configs`.
+        configs: variations of "PIG".
+        domain: of the clips.
+    """
+    found: list[float] = []
+    for name in names:
+        model = MODELS[name] if configs is None else MODELS["PIG"]
+        config = settings(name) if configs is None else configs[name]
+        histories = train(
+            config, pairs("train", 48, model.captions, domain), seed=seed, rate=1e-3, batch=8, until=2, quiet=True,
+            first=FIRST_RATE if model.first and config.generates else None,
+        )[1]  # fmt: skip
+        found += [loss for history in histories.values() for loss in history.losses]
+    return found
+
+
