@@ -1,0 +1,175 @@
+"""What the towers of PIG's Fig. 1 cost on this machine, at full size: offline for a video, online for a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vtrlib.experiments import experiment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtrlib.pig import PIG, Videos
+
+__all__ = ["TOWERS", "encoding", "gallery_costs", "peak", "scoring", "stored"]
+
+TOWERS = {"two-tower": "clip_vip", "hybrid": "pig", "single-tower": "single_tower"}
+"""The towers, and the variant of `vtrlib.pig.Config` that each is."""
+_MIB = 2**20
+
+
+def _models(clip: Mapping[str, Any], frames: int, top: int) -> dict[str, PIG]:
+    """A model of each kind, random."""
+    from vtrlib.pig import PIG, Config
+
+    made = {"clip": dict(clip), "frames": frames, "top": top}
+    return {tower: PIG(Config.variant(variant, **made)).eval() for tower, variant in TOWERS.items()}
+
+
+def encoding(model: PIG, video: Tensor) -> Videos:
+    """What happens offline for each video."""
+    import torch
+
+    with torch.no_grad():
+        return model.encode_video(video, whole=False)
+
+
+def stored(tower: str, videos: int, tokens: int, width: int, generator: Any = None) -> Tensor:
+    """What is kept of a gallery: a unit vector a video (V, D), or all that queries are to meet (V, S, D)."""
+    import torch
+
+    from vtrlib.similarity import unit
+
+    shape = (videos, tokens, width) if tower == "single-tower" else (videos, width)
+    return unit(torch.randn(*shape, generator=generator))
+
+
+def scoring(tower: str, fusioner: Any, texts: Tensor, kept: Tensor) -> Tensor:
+    """What happens online: unit vectors of queries (Q, D) and what is stored to scores (Q, V)."""
+    import torch
+
+    from vtrlib.similarity import unit
+
+    with torch.no_grad():
+        if tower != "single-tower":
+            return texts @ kept.mT
+        return torch.einsum("qd,vqd->qv", texts, unit(fusioner.all_pairs(texts, kept)))
+
+
+def peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> float:
+    """MiB that scoring takes on top of what is stored, at its peak; measured in a process of its own."""
+    import subprocess
+    import sys
+
+    code = f"from vtrlib.studies import pig_cost; print(pig_cost._peak({tower!r}, {videos}, {queries}, {tokens}, {width}))"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+
+def _peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> float:
+    import torch
+
+    from vtrlib.pig import XPool
+
+    torch.set_num_threads(1)
+    fusioner, texts = XPool(width).eval(), stored("", queries, 1, width)
+    scoring(tower, fusioner, texts[:2], stored(tower, 3, tokens, width))  # code that is loaded on first use
+    kept = stored(tower, videos, tokens, width)
+    before = _most_memory(reset=True)
+    scoring(tower, fusioner, texts, kept)
+    return _most_memory() - before
+
+
+def _most_memory(reset: bool = False) -> float:
+    """MiB that this process had at most, or has where what it had before is to be forgotten.
+
+    Linux forgets; elsewhere all counts that it ever had, so that the difference may be too small.
+    """
+    import sys
+    from pathlib import Path
+
+    status = Path("/proc/self/status")
+    if status.exists():
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
+
+
+def _steps(models: Mapping[str, PIG], videos: int, queries: int, seed: int) -> dict[str, Callable[[], object]]:
+    """What is timed, "tower/encode" of one video and "tower/score" of the whole gallery."""
+    import torch
+
+    config = models["hybrid"].config
+    sizes, generator = config.sizes, torch.Generator().manual_seed(seed)
+    side, width = sizes.vision_config.image_size, sizes.projection_dim
+    video = torch.randn(1, config.frames, 3, side, side, generator=generator)
+    texts, tokens = stored("", queries, 1, width, generator), config.proxies + config.frames
+    found: dict[str, Callable[[], object]] = {}
+    for tower, model in models.items():
+        found[f"{tower}/encode"] = partial(encoding, model, video)
+        kept = stored(tower, videos, tokens, width, generator)
+        found[f"{tower}/score"] = partial(scoring, tower, model.fusioner, texts, kept)
+    return found
+
+
+def _first_scores(seed: int, **_: Any) -> list[float]:
+    """Canary: the size of the first scores of each tower."""
+    import torch
+
+    from vtrlib.pig import XPool
+
+    generator = torch.Generator().manual_seed(seed)
+    fusioner, texts = XPool(12).eval(), stored("", 3, 1, 12, generator)
+    found = (scoring(tower, fusioner, texts, stored(tower, 5, 4, 12, generator)) for tower in TOWERS)
+    return [scores.square().mean().sqrt().item() for scores in found]
+
+
+@experiment(
+    "pig-gallery-cost", seeds=(0, 1, 2), canary=_first_scores, clip={}, frames=12, top=16, videos=1000, queries=128,
+    matrix=1024, repeats=5,
+)  # fmt: skip
+def gallery_costs(
+    seed: int, clip: Mapping[str, Any], frames: int, top: int, videos: int, queries: int, matrix: int, repeats: int
+) -> dict[str, float]:  # fmt: skip
+    """Of each tower, on one thread: "offline ms" a video, "online ms" a query over the gallery, "stored KB" a video.
+
+    Beside the first two "… ratio", to the two-tower in the same round, and "online share", how much of the rate of a
+    large matrix product in the same round is reached; "peak MiB" of scoring all queries at once. Medians over rounds.
+    """
+    from statistics import median
+
+    import torch
+
+    from vtrlib.studies.discovla_cost import counted, interleaved
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: dict[str, float] = {}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            models = _models(clip, frames, top)
+        config = models["hybrid"].config
+        tokens, width = config.proxies + frames, config.sizes.projection_dim
+        square = torch.ones(matrix, matrix)
+        steps = _steps(models, videos, queries, seed)
+        taken = interleaved({"matmul": lambda: square @ square, **steps}, repeats)
+        found["matmul GFLOP/s"] = 2 * matrix**3 / median(taken["matmul"]) / 1e9
+        for tower in TOWERS:
+            for part, name, number in (("encode", "offline", 1), ("score", "online", queries)):
+                own, base = taken[f"{tower}/{part}"], taken[f"two-tower/{part}"]
+                found[f"{tower}/{name} ms"] = 1e3 * median(own) / number
+                found[f"{tower}/{name} ratio"] = median(a / b for a, b in zip(own, base, strict=True))
+            work = counted(steps[f"{tower}/score"]) / (2 * matrix**3)
+            rounds = zip(taken[f"{tower}/score"], taken["matmul"], strict=True)
+            found[f"{tower}/online share"] = median(work * product / own for own, product in rounds)
+            found[f"{tower}/stored KB"] = stored(tower, 1, tokens, width).nbytes / 1024
+            found[f"{tower}/peak MiB"] = peak(tower, videos, queries, tokens, width)
+    finally:
+        torch.set_num_threads(threads)
+    return found
