@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import small_pig
 from small_discovla import batch, features, small
 from torch import Tensor
 from torch import distributed as dist
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vtrlib.discovla import DiscoVLA
 from vtrlib.gathering import gather
 from vtrlib.losses import info_nce
+from vtrlib.pig import PIG
 
 SETTINGS: list[dict[str, Any]] = [{"reading": "released"}, {"reading": "paper"}]
 
@@ -29,7 +31,7 @@ def part(data: Any, rank: int, size: int) -> dict[str, Tensor]:
     return {name: tensor[rank * size : (rank + 1) * size] for name, tensor in data.items()}
 
 
-def of_model(model: DiscoVLA, whole: Any, rank: int | None, gradient: str = "whole") -> tuple[float, list[Any]]:
+def of_model(model: DiscoVLA | PIG, whole: Any, rank: int | None, gradient: str = "whole") -> tuple[float, list[Any]]:
     """Loss, and gradients averaged over processes as DistributedDataParallel averages them."""
     module: Any = model if rank is None else DistributedDataParallel(model)
     data = whole if rank is None else part(whole, rank, 2)
@@ -59,6 +61,8 @@ def work(rank: int | None) -> dict[str, Any]:
     for number, settings in enumerate(SETTINGS):
         for gradient in ("whole", "local"):
             found[f"{number} {gradient}"] = of_model(small(**settings).train(), batch(4, 3), rank, gradient)
+    tower = small_pig.small("paper", pseudo_query="query", fusioner_dropout=0.0).train()
+    found["single tower"] = of_model(tower, small_pig.batch(4, 3), rank)  # captions of one meet videos of the other
     return found
 
 
@@ -89,17 +93,17 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert two[0]["mask"] == two[1]["mask"] == one["mask"]
     rows = two[0]["rows"] + two[1]["rows"]  # weights 1 and 3 of the two, 4 in all
     assert rows == pytest.approx(one["rows"], abs=1e-12)
-    for number in range(len(SETTINGS)):
-        for gradient, share in (("whole", 1.0), ("local", 0.5)):
-            loss, grads = one[f"{number} whole"]
-            for found in two:
-                assert found[f"{number} {gradient}"][0] == pytest.approx(loss, rel=1e-9)
-                pairs = list(zip(found[f"{number} {gradient}"][1], grads, strict=True))
-                assert len(pairs) > 10
-                for ours, theirs in pairs:
-                    expected = share * torch.tensor(theirs, dtype=torch.float64)
-                    apart = (torch.tensor(ours, dtype=torch.float64) - expected).abs().max()
-                    assert apart <= 1e-6 * expected.abs().max()
+    runs = [(str(n), f"{n} {kind}", share) for n in range(len(SETTINGS)) for kind, share in (("whole", 1.0), ("local", 0.5))]
+    for number, run, share in [*runs, ("", "single tower", 1.0)]:
+        loss, grads = one[f"{number} whole" if number else run]
+        for found in two:
+            assert found[run][0] == pytest.approx(loss, rel=1e-9)
+            pairs = list(zip(found[run][1], grads, strict=True))
+            assert len(pairs) > 10
+            for ours, theirs in pairs:
+                expected = share * torch.tensor(theirs, dtype=torch.float64)
+                apart = (torch.tensor(ours, dtype=torch.float64) - expected).abs().max()
+                assert apart <= 1e-6 * expected.abs().max() + 1e-12
 
 
 def test_on_one_process_nothing_happens() -> None:

@@ -78,6 +78,7 @@ def excused(variant: str, name: str) -> bool:
         ("cross", {"fusioner": "cross", "residual": True}), ("co", {"fusioner": "co", "residual": True}),
         ("captions", {"pseudo_query": "captions"}), ("clip_vip", {"frame_cls": False, "pseudo_query": "none"}),
         ("clip4clip", {"backbone": "clip4clip", "fusioner": "none"}), ("pig_clip4clip", {"backbone": "clip4clip"}),
+        ("single_tower", {"pseudo_query": "query", "fusioner": "xpool"}),
     ],
 )  # fmt: skip
 def test_rows_are_what_their_names_say(name: str, settings: dict[str, Any]) -> None:
@@ -424,7 +425,9 @@ def test_long_videos_are_for_generators_that_have_room() -> None:
         ({"fusioner_heads": 3}, "fusioner_heads=3: expected a divisor of D=8"), ({"stage": 0}, "stage=0"),
         ({"fusioner_dropout": 1.5}, "fusioner_dropout=1.5"), ({"temperature": 0}, "temperature=0"),
         ({"alpha": -1.0}, "alpha=-1.0"), ({"logit_scale": math.inf}, "logit_scale=inf"), ({"top": 21}, "top=21: found 5 frames"),
-        ({"pseudo_query": "none"}, "pseudo_query='none', fusioner='xpool'"), ({"frame_cls": False}, "frame_cls=False"),
+        ({"pseudo_query": "none"}, "pseudo_query='none', fusioner='xpool'"),
+        ({"pseudo_query": "query", "fusioner": "none"}, "pseudo_query='query', fusioner='none': expected a fusioner"),
+        ({"frame_cls": False}, "frame_cls=False"),
         ({"top": 10}, "frames=5, top=10: found 19 tokens for the generator, expected at most 17"),
         ({"clip": {**SIZES, "text_config": {**SIZES["text_config"], "bos_token_id": 31}}}, "bos_token_id=31"),
     ],

@@ -375,3 +375,44 @@ def test_a_single_tower_asks_every_video_with_every_caption() -> None:
     torch.testing.assert_close(own.diagonal().mT, videos.v)
     with pytest.raises(ValueError, match="config.fusioner='none'"):
         small(pseudo_query="none", fusioner="none").score_pairs(words, videos)
+
+
+@torch.no_grad()
+def test_a_single_tower_is_trained_on_all_pairs() -> None:
+    """Pair by pair, and the contrast of Eq. 2-4 over them by hand; nothing is reconstructed."""
+    model, data = small("paper", pseudo_query="query"), batch()
+    videos = model.encode_video(data["video"])
+    torch.testing.assert_close(videos.v, videos.x_v[:, 0])
+    assert videos.pseudo_query is None and model.generator is None
+    words = model.encode_text(data["text_input_ids"], data["text_input_mask"])
+    pairs = torch.zeros(3, 3, dtype=torch.float64)
+    for q, word in enumerate(words):
+        for v in range(3):
+            seen = model.fusioner(word[None], torch.cat([videos.x_v[v], videos.x_f[v]])[None])[0]  # type: ignore[misc]
+            pairs[q, v] = model.scale * torch.nn.functional.cosine_similarity(word, seen, dim=0)
+    by_hand = -sum(pairs.log_softmax(way).diag().mean() for way in (0, 1)) / 2
+    found = model.loss(data)
+    torch.testing.assert_close(found["total"], by_hand, atol=1e-9, rtol=0)
+    assert found["reconstruction"] == 0
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@torch.no_grad()
+def test_what_x_pool_looks_at(heads: int) -> None:
+    """Weights head by head; they mix the values to what the layer gives on."""
+    fusioner = XPool(6, heads, temperature=0.7).double()
+    move(fusioner)
+    query, tokens = features(4, 3, 6, seed=1), features(4, 5, 6, seed=2)
+    found = fusioner.weights(query, tokens)
+    assert found.shape == (4, 3, 5)
+    torch.testing.assert_close(found.sum(-1), torch.ones(4, 3).double())
+    q, k = fusioner.q_proj(fusioner.norm_in(query)) / 0.7, fusioner.k_proj(fusioner.norm_in(tokens))
+    width = 6 // heads
+    by_head = [
+        softmax(q[..., at : at + width] @ k[..., at : at + width].mT / math.sqrt(width), -1)
+        for at in range(0, 6, width)
+    ]  # fmt: skip
+    torch.testing.assert_close(found, torch.stack(by_head).mean(0))
+    if heads == 1:
+        inner = fusioner.norm_attention(fusioner.out_proj(found @ fusioner.v_proj(fusioner.norm_in(tokens))))
+        torch.testing.assert_close(fusioner.eval().pool(query, tokens), fusioner.norm_out(inner + fusioner.fc(inner)))
