@@ -252,7 +252,8 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         """
         read = Reading.of(reading) if isinstance(reading, str) else reading
         read = read or self.config.reading
-        weight = self.config.weight(read)
+        # Stage 1 has this one term, which α would weigh against nothing.
+        weight = self.config.weight(read) if self.config.stage == 2 else 1.0
         self._whole(batch)
         if self.training and self.clip.logit_scale.requires_grad:
             with torch.no_grad():  # a clamp in the graph would hold it there for good
