@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "FIRST_GRID", "GRID", "SINGLE", "SWEPT", "WAYS", "ablations", "average_precision", "cross_domain",
-    "first_rates", "hit_rates", "patches", "rates", "read", "readings", "sweeps", "swept",
+    "first_rates", "frame_attention", "hit_rates", "looks", "patches", "rates", "read", "readings", "sweeps", "swept",
 ]  # fmt: skip
 
 FIRST_GRID: dict[str, list[float]] = {name: [5e-4, 1e-3, 2e-3, 4e-3] for name in ("PIG", "MLP", "Q-Former")}
@@ -272,3 +272,44 @@ def hit_rates(
     return found
 
 
+def looks(model: PIG, data: Any) -> dict[str, float]:
+    """Where the fusioner looks in clips whose digit blinks, half of whose frames are dark.
+
+    Shares of its attention, in per cent: "lit" and "dark" of frames with and without the digit, "video" of the
+    proxies. Pseudo-queries ask; of a single tower each clip's own caption does.
+    """
+    import torch
+
+    from vtrlib.pig import XPool
+
+    assert isinstance(model.fusioner, XPool)
+    texts, videos = encode(model, data)
+    asking = texts if videos.pseudo_query is None else videos.pseudo_query
+    with torch.no_grad():
+        weights = model.fusioner.weights(asking[:, None], torch.cat([videos.x_v, videos.x_f], 1))[:, 0]
+    lit = data.clips.digit.flatten(2).any(-1)
+    rows = ~lit.all(1)
+    weights, lit = weights[rows], lit[rows]
+    video, frames = weights.split([videos.x_v.shape[1], videos.x_f.shape[1]], 1)
+    shares = {"lit": (frames * lit).sum(1), "dark": (frames * ~lit).sum(1), "video": video.sum(1)}
+    return {name: 100 * float(share.mean()) for name, share in shares.items()}
+
+
+def _first_of_looks(seed: int, models: Sequence[str], **_: Any) -> list[float]:
+    return first_losses(seed, models)
+
+
+@experiment(
+    "pig-frame-attention", seeds=(0, 1, 2), canary=_first_of_looks, steps=STEPS, rate=RATE, first=FIRST_RATE,
+    models=["PIG", "w/o L_recon", "single tower"],
+)  # fmt: skip
+def frame_attention(seed: int, steps: int, rate: float, first: float, models: list[str]) -> dict[str, float]:
+    """`looks` on test, of models before and after training."""
+    found = {}
+    for name in models:
+        test = _data(name, "test")
+        trained = {"untrained": build(settings(name), seed)}
+        trained["trained"] = _trained(name, settings(name), seed, steps, rate, first)
+        for when, model in trained.items():
+            found |= {f"{name}/{when}/{metric}": value for metric, value in looks(model, test).items()}
+    return found
