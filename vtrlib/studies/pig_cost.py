@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from vtrlib.pig import PIG, Videos
 
-__all__ = ["TOWERS", "encoding", "gallery_costs", "peak", "scoring", "stored"]
+__all__ = ["TOWERS", "encoding", "gallery_costs", "kept_for_backward", "peak", "scoring", "stored"]
 
 TOWERS = {"two-tower": "clip_vip", "hybrid": "pig", "single-tower": "single_tower"}
 """The towers, and the variant of `vtrlib.pig.Config` that each is."""
@@ -63,7 +63,8 @@ def peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> floa
     import subprocess
     import sys
 
-    code = f"from vtrlib.studies import pig_cost; print(pig_cost._peak({tower!r}, {videos}, {queries}, {tokens}, {width}))"
+    given = f"{tower!r}, {videos}, {queries}, {tokens}, {width}"
+    code = f"from vtrlib.studies import pig_cost; print(pig_cost._peak({given}))"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
 
 
@@ -98,6 +99,61 @@ def _most_memory(reset: bool = False) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
+
+
+def kept_for_backward(tops: Sequence[int], clip: Mapping[str, Any] | None = None, frames: int = 12) -> dict[str, int]:
+    """Bytes that a training step keeps for its backward pass, for one video, in float32, by part of the model.
+
+    Nothing is computed: tensors have shapes and no numbers. Weights are not counted; attention keeps its weights, as
+    code without fused attention does.
+
+    Args:
+        tops: k of ITS, once for each generator; positions are added where a text tower has too few.
+        clip: sizes of the CLIP model; ViT-B/32 by default.
+        frames: F.
+
+    Returns:
+        "vision tower" with all tokens in the last layer, as released, and "generator, k = …".
+    """
+    import torch
+
+    from vtrlib.pig import PIG, Config
+    from vtrlib.pig.tokens import visual_tokens
+
+    plain, found = Config(clip=dict(clip or {})).sizes, dict[str, int]()
+    for top in tops:
+        sizes = plain.to_dict()
+        text, width = sizes["text_config"], plain.projection_dim
+        text["max_position_embeddings"] = max(text["max_position_embeddings"], 4 + frames + top + 2)
+        with torch.device("meta"):
+            model = PIG(Config(clip=sizes, frames=frames, top=top)).train()
+            side = plain.vision_config.image_size
+            video = torch.empty(1, frames, 3, side, side)
+            tokens = torch.empty(1, 4 + frames + top, width, requires_grad=True)
+        assert model.generator is not None
+        if not found:
+            found["vision tower"] = _saved(model, partial(visual_tokens, model.clip, video, model.config, True))
+        found[f"generator, k = {top}"] = _saved(model, partial(model.generator, tokens, True))
+    return found
+
+
+def _saved(model: PIG, step: Callable[[], object]) -> int:
+    """Bytes of the tensors that a step saves for its backward pass, each storage once, weights left out."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    storages = {weight.untyped_storage()._cdata: weight.untyped_storage() for weight in model.parameters()}
+    weights = set(storages)
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        storages.setdefault(storage._cdata, storage)  # held, so that no later one gets its address
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), sdpa_kernel(SDPBackend.MATH):
+        kept = step()
+    del kept
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
 
 
 def _steps(models: Mapping[str, PIG], videos: int, queries: int, seed: int) -> dict[str, Callable[[], object]]:

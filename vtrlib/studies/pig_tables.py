@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "FIRST_GRID", "GRID", "SINGLE", "SWEPT", "WAYS", "ablations", "average_precision", "cross_domain",
-    "first_rates", "frame_attention", "hit_rates", "looks", "patches", "rates", "read", "readings", "sweeps", "swept",
+    "exchanged", "first_rates", "frame_attention", "hit_rates", "looks", "patches", "rates", "read", "readings",
+    "sweeps", "swept",
 ]  # fmt: skip
 
 FIRST_GRID: dict[str, list[float]] = {name: [5e-4, 1e-3, 2e-3, 4e-3] for name in ("PIG", "MLP", "Q-Former")}
@@ -295,21 +296,49 @@ def looks(model: PIG, data: Any) -> dict[str, float]:
     return {name: 100 * float(share.mean()) for name, share in shares.items()}
 
 
+def exchanged(model: PIG, data: Any, seed: int = 0) -> dict[str, float]:
+    """What retrieval loses, both directions together, where videos look at themselves with other queries.
+
+    "own R@sum" is as trained; "another's R@sum": each video asks with the pseudo-query of another one, at random;
+    "the mean R@sum": all ask with the mean of all pseudo-queries.
+    """
+    import torch
+
+    from vtrlib.studies.clips import retrieved
+
+    assert model.fusioner is not None
+    texts, videos = encode(model, data)
+    asking = videos.pseudo_query
+    assert asking is not None
+    order = torch.randperm(len(asking), generator=torch.Generator().manual_seed(seed))
+    others = torch.empty_like(asking)
+    others[order] = asking[order.roll(1)]  # one circle through all: nobody keeps his own
+    ways = {"own": asking, "another's": others, "the mean": asking.mean(0).expand_as(asking)}
+    found = {}
+    for way, queries in ways.items():
+        with torch.no_grad():
+            v = model.fusioner(queries, torch.cat([videos.x_v, videos.x_f], 1))
+            found[f"{way} R@sum"] = retrieved(model.score(texts, v), data.clips)["R@sum"]
+    return found
+
+
 def _first_of_looks(seed: int, models: Sequence[str], **_: Any) -> list[float]:
     return first_losses(seed, models)
 
 
 @experiment(
     "pig-frame-attention", seeds=(0, 1, 2), canary=_first_of_looks, steps=STEPS, rate=RATE, first=FIRST_RATE,
-    models=["PIG", "w/o L_recon", "single tower"],
+    models=["PIG", "w/o L_recon", "cross", "single tower"],
 )  # fmt: skip
 def frame_attention(seed: int, steps: int, rate: float, first: float, models: list[str]) -> dict[str, float]:
-    """`looks` on test, of models before and after training."""
+    """`looks` on test, of models before and after training; then what `exchanged` pseudo-queries do."""
     found = {}
     for name in models:
         test = _data(name, "test")
-        trained = {"untrained": build(settings(name), seed)}
-        trained["trained"] = _trained(name, settings(name), seed, steps, rate, first)
-        for when, model in trained.items():
-            found |= {f"{name}/{when}/{metric}": value for metric, value in looks(model, test).items()}
+        model = _trained(name, settings(name), seed, steps, rate, first)
+        stages = {"untrained": build(settings(name), seed), "trained": model}
+        for when, one in stages.items() if model.config.fusioner == "xpool" else ():
+            found |= {f"{name}/{when}/{metric}": value for metric, value in looks(one, test).items()}
+        if model.config.generates:
+            found |= {f"{name}/{metric}": value for metric, value in exchanged(model, test).items()}
     return found
