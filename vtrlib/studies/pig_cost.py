@@ -116,11 +116,12 @@ def kept_for_backward(tops: Sequence[int], clip: Mapping[str, Any] | None = None
         "vision tower" with all tokens in the last layer, as released, and "generator, k = …".
     """
     import torch
+    from transformers import CLIPConfig
 
     from vtrlib.pig import PIG, Config
     from vtrlib.pig.tokens import visual_tokens
 
-    plain, found = Config(clip=dict(clip or {})).sizes, dict[str, int]()
+    plain, found = CLIPConfig(**(clip or {})), dict[str, int]()
     for top in tops:
         sizes = plain.to_dict()
         text, width = sizes["text_config"], plain.projection_dim
