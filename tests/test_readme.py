@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from test_discovla_command import write_world
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -14,7 +15,7 @@ import pictures  # noqa: E402
 
 
 def test_the_tour_prints_what_it_says():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.S)
     names: dict[str, object] = {}
     compared = 0
     for line in code.splitlines():
@@ -27,6 +28,25 @@ def test_the_tour_prints_what_it_says():
                 assert re.sub(r"\s", "", value) == re.sub(r"\s", "", said)
                 compared += 1
     assert compared == 3
+
+
+def test_pig_trains_by_those_lines(tmp_path, monkeypatch):
+    """On small videos and the tiny CLIP, one pass in each stage; and what is saved comes back."""
+    made = write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _, code = re.findall(r"```python\n(.*?)```", README, re.S)
+    smaller = {"openai/clip-vit-base-patch32": str(made.clip), "words=50": "words=20"}
+    smaller["workers=8, checkpoint_every=200"] = "batch_size=9, epochs=1"
+    for there, here in smaller.items():
+        assert code.count(there) == 1
+        code = code.replace(there, here)
+    names: dict = {}
+    exec(code, names)
+    model = names["model"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"stage1", "stage2", "model"}
+    video = names["prepared"](names["collate_pairs"]([names["pairs"][0]]), names["clip"])["video"]
+    again = type(model).from_pretrained(tmp_path / "run" / "model")
+    assert video.shape == (1, 12, 3, 32, 32) and again.index(video).equal(model.index(video))
 
 
 def test_every_command_it_names_exists():
