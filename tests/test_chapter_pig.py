@@ -16,7 +16,7 @@ from vtrlib.studies.pig_cost import kept_for_backward
 
 
 def test_all_patches_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"frames=12, top=588: found 605 tokens for the generator, expected at most 77"):
+    with pytest.raises(ValueError, match="frames=12, top=588: found 605 tokens for the generator, expected at most 77"):
         Config(top=12 * 49)
     with pytest.raises(ValueError, match="found 606 tokens"):
         Config(top=12 * 49, reading="paper")

@@ -93,7 +93,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert two[0]["mask"] == two[1]["mask"] == one["mask"]
     rows = two[0]["rows"] + two[1]["rows"]  # weights 1 and 3 of the two, 4 in all
     assert rows == pytest.approx(one["rows"], abs=1e-12)
-    runs = [(str(n), f"{n} {kind}", share) for n in range(len(SETTINGS)) for kind, share in (("whole", 1.0), ("local", 0.5))]
+    ways = (("whole", 1.0), ("local", 0.5))
+    runs = [(str(n), f"{n} {kind}", share) for n in range(len(SETTINGS)) for kind, share in ways]
     for number, run, share in [*runs, ("", "single tower", 1.0)]:
         loss, grads = one[f"{number} whole" if number else run]
         for found in two:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from vtrlib import training
 from vtrlib.clip import load, preprocess
 from vtrlib.datasets.retrieval import PairBatch
-from vtrlib.pig import PIG, Config, plan, prepared, train_stages
+from vtrlib.pig import PIG, VARIANTS, Config, plan, prepared, train_stages
 from vtrlib.pig.training import adamw
 from vtrlib.training import TransformersAdamW
 
@@ -48,7 +48,9 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 
 
 def test_settings_of_both_readings() -> None:
-    for stage, reading, batch_size, rate in ((1, "paper", 128, 9e-5), (2, "paper", 128, 1e-6), (1, "released", 160, 9e-5), (2, "released", 160, 2e-6)):
+    for stage, reading, batch_size, rate in (
+        (1, "paper", 128, 9e-5), (2, "paper", 128, 1e-6), (1, "released", 160, 9e-5), (2, "released", 160, 2e-6)
+    ):  # fmt: skip
         found = plan(stage, reading)
         assert (found.batch_size, found.learning_rate, found.epochs, found.steps) == (batch_size, rate, 5, None)
         assert (found.schedule, found.warmup, found.weight_decay, found.clip, found.seed) == ("pig", 0.01, 0.2, 1.0, 42)
@@ -89,7 +91,7 @@ def test_both_stages_at_once_are_the_one_after_the_other(tmp_path: Path) -> None
     once, apart, killed = (small("released") for _ in range(3))
     found = train_stages(once, Rows(), plans(), collate=whole, quiet=True)
     parts = [train_stages(apart, Rows(), {stage: plans()[stage]}, collate=whole, quiet=True) for stage in (1, 2)]
-    assert {1: found[1].losses, 2: found[2].losses} == {stage: part[stage].losses for stage, part in zip((1, 2), parts, strict=True)}
+    assert [found[stage].losses for stage in (1, 2)] == [part[stage].losses for stage, part in enumerate(parts, 1)]
     assert not moved(weights(once), weights(apart))
     train_stages(killed, Rows(), {1: plans(checkpoint_every=1)[1]}, collate=whole, quiet=True, folder=tmp_path)
     again = small("released", seed=5)  # another start: stage 1 comes from the checkpoint
@@ -100,15 +102,9 @@ def test_both_stages_at_once_are_the_one_after_the_other(tmp_path: Path) -> None
 
 def test_without_a_generator_there_is_no_stage_1() -> None:
     for name in ("clip_vip", "clip4clip", "single_tower"):
-        model = small(**{**_settings(name)})
+        model = small(**VARIANTS[name])
         found = train_stages(model, Rows(), plans(), collate=whole, quiet=True)
         assert list(found) == [2]
-
-
-def _settings(name: str) -> dict[str, Any]:
-    from vtrlib.pig import VARIANTS
-
-    return VARIANTS[name]
 
 
 def test_the_best_weights_of_a_stage_by_a_score() -> None:
@@ -128,7 +124,8 @@ def test_real_pairs_become_a_batch_and_train() -> None:
     frames = torch.randint(0, 256, (2, 5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     ids, mask = towers.tokenize(["a red seven", "a white zero that spins"])
     rows = torch.arange(2)
-    pairs = PairBatch(text_ids=ids, text_mask=mask, frames=frames, frame_mask=torch.ones(2, 5, dtype=torch.bool), video=rows, pair=rows)
+    seen = torch.ones(2, 5, dtype=torch.bool)
+    pairs = PairBatch(text_ids=ids, text_mask=mask, frames=frames, frame_mask=seen, video=rows, pair=rows)
     found = prepared(pairs, towers)
     torch.testing.assert_close(found["video"], preprocess(frames, towers.size, towers.mean, towers.std))
     assert found["text_input_ids"].equal(ids) and found["text_input_mask"].equal(mask) and len(found) == 3
@@ -142,7 +139,8 @@ def test_real_pairs_become_a_batch_and_train() -> None:
 
     model = PIG.of(towers, Config(frames=5, top=4), generator=torch.Generator().manual_seed(0))
     start = weights(model)
-    train_stages(model, Two(), plans(steps=1, batch_size=2), batch=lambda items: prepared(items, towers), collate=whole, quiet=True)
+    both = plans(steps=1, batch_size=2)
+    train_stages(model, Two(), both, batch=lambda items: prepared(items, towers), collate=whole, quiet=True)
     assert moved(start, weights(model)) == {"clip", "generator", "fusioner"}
 
 

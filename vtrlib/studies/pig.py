@@ -1,7 +1,7 @@
 """PIG on Moving Digits: the tiny CLIP becomes a hybrid tower, in two short stages of training.
 
-Everything is the paper's but the sizes: eight frames of 16 patches, of which 16 go into the generator, as many as in the
-paper. What is measured with it is in `vtrlib.studies.pig_tables`.
+Everything is the paper's but the sizes: eight frames of 16 patches, of which 16 go into the generator, as many as in
+the paper. What is measured with it is in `vtrlib.studies.pig_tables`.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ MODELS: dict[str, Model] = {
     "single tower": Model("single_tower"),
     "single tower on CLIP4Clip": Model("single_tower", {"backbone": "clip4clip"}),
 }
-"""What Tables 2 and 4 compare, by one name each. Not in them: L_recon in one stage of two, no stage 1, fusioners without
-residual, and X-Pool as a single tower on the same backbones."""
+"""What Tables 2 and 4 compare, by one name each. Not in them: L_recon in one stage of two, no stage 1, fusioners
+without residual, and X-Pool as a single tower on the same backbones."""
 TABLE_2 = (
     "PIG", "w/o L_recon", "x_v", "x_v, x_f", "x_f, x_ip", "MLP", "Q-Former", "cross", "co", "captions of a frame",
     "captions with motion",
@@ -236,7 +236,8 @@ def encode(
         said = None if data.said is None else (data.said[0][part], data.said[1][part])
         videos.append(model.encode_video(pixels.flip(1) if backwards else pixels, said, whole=False))
     parts = zip(*videos, strict=True)
-    return torch.cat(texts), Videos(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+    joined: Any = (None if part[0] is None else torch.cat(part) for part in parts)
+    return torch.cat(texts), Videos(*joined)
 
 
 @torch.no_grad()
@@ -270,7 +271,8 @@ def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
     rows = data.clips.order_sensitive.nonzero().flatten()
     if len(rows):
         reversals = encode(model, data, rows, backwards=True)[1]
-        kept = type(videos)(*(None if part is None else part[rows] for part in videos))  # type: ignore[arg-type]
+        some: Any = (None if part is None else part[rows] for part in videos)
+        kept = type(videos)(*some)
         ways = (scores(model, texts[rows], way).diag() for way in (kept, reversals))
         found["forwards"] = 100 * float(led(next(ways) - next(ways)).mean())
     if model.fusioner is not None:
