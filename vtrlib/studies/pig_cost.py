@@ -225,7 +225,7 @@ def gallery_costs(
             work = counted(steps[f"{tower}/score"]) / (2 * matrix**3)
             rounds = zip(taken[f"{tower}/score"], taken["matmul"], strict=True)
             found[f"{tower}/online share"] = median(work * product / own for own, product in rounds)
-            found[f"{tower}/stored KB"] = stored(tower, 1, tokens, width).nbytes / 1024
+            found[f"{tower}/stored KB"] = stored(tower, 1, tokens, width, torch.Generator()).nbytes / 1024
             found[f"{tower}/peak MiB"] = peak(tower, videos, queries, tokens, width)
     finally:
         torch.set_num_threads(threads)
