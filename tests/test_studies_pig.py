@@ -148,7 +148,9 @@ def test_sweeps_change_one_setting_of_pig() -> None:
         "alpha=0.0": replace(base, alpha=0.0), "alpha=2.0": replace(base, alpha=2.0),
     }  # fmt: skip
     assert made["alpha=0.0"] == study.settings("L_recon in stage 1 alone")
-    assert list(tables.swept(tables.SWEPT)) == ["PIG", "top=1", "top=4", "top=32", "alpha=2.0", "alpha=4.0"]
+    assert list(tables.swept(tables.SWEPT)) == [
+        "PIG", "top=1", "top=4", "top=8", "top=32", "alpha=0.0", "alpha=0.5", "alpha=2.0", "alpha=4.0"
+    ]  # fmt: skip
     assert base.top in tables.SWEPT["top"] and base.weight() in tables.SWEPT["alpha"]
 
 

@@ -28,7 +28,7 @@ GRID: dict[str, list[float]] = {
 """Learning rates of stage 2 to choose from."""
 CROSS = ("CLIP4Clip", "CLIP-ViP", "PIG", "single tower")
 """What Table 5 compares here."""
-SWEPT: dict[str, list[Any]] = {"top": [1, 4, 16, 32], "alpha": [1.0, 2.0, 4.0]}
+SWEPT: dict[str, list[Any]] = {"top": [1, 4, 8, 16, 32], "alpha": [0.0, 0.5, 1.0, 2.0, 4.0]}
 """What is changed in PIG, one at a time; its own values are 16, and 1 in the released reading."""
 SINGLE = {
     "softmax": "patches", "contrastive": "mean", "reconstruction": "single", "bos": "on", "pre_norm": "none",
@@ -129,7 +129,7 @@ def _first_of_swept(seed: int, changed: Mapping[str, Any], **_: Any) -> list[flo
     changed=SWEPT,
 )  # fmt: skip
 def sweeps(seed: int, steps: int, rate: float, first: float, changed: dict[str, list[Any]]) -> dict[str, float]:
-    """PIG with another k, and with another α, on test."""
+    """PIG with another k, and with another α, on test. With α = 0 stage 1 stays as it is."""
     return _each(seed, steps, {name: ("PIG", config) for name, config in swept(changed).items()}, rate, first)
 
 
