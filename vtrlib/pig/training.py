@@ -97,11 +97,10 @@ def train_stages(
         options: of `vtrlib.training.fit`, such as `collate`.
 
     Returns:
-        {stage: losses and scores}.
+        Losses and scores of each stage, by its number.
 
     Raises:
-        ValueError: no plan, or one for another stage.
-        Others as `fit` raises them.
+        ValueError: no plan, or one for another stage; also what `fit` raises.
 
     Example:
         Full size, with `pairs` a `vtrlib.datasets.retrieval.VideoTextPairs`:
