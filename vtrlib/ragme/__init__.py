@@ -11,23 +11,39 @@ from vtrlib.ragme.conditioning import Attention, Infuser, TimeEnhancer
 from vtrlib.ragme.config import Config, Rules
 from vtrlib.ragme.model import Condition, RagMe, Site, sites
 from vtrlib.ragme.noise import rag_init, signal_level
+from vtrlib.ragme.pipeline import (
+    Codec,
+    Collection,
+    Generated,
+    Pipeline,
+    TextStates,
+    VAECodec,
+    sample,
+)
 from vtrlib.ragme.reading import Reading
 from vtrlib.ragme.retrieval import Index, Retrieved, retrieve, video_embedding
 
 __all__ = [
     "Attention",
+    "Codec",
+    "Collection",
     "Condition",
     "Config",
+    "Generated",
     "Index",
     "Infuser",
+    "Pipeline",
     "RagMe",
     "Reading",
     "Retrieved",
     "Rules",
     "Site",
+    "TextStates",
     "TimeEnhancer",
+    "VAECodec",
     "rag_init",
     "retrieve",
+    "sample",
     "signal_level",
     "sites",
     "video_embedding",

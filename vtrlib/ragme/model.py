@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -88,7 +90,8 @@ class RagMe(nn.Module):
     residuals. Its modules, its weights and their names stay as they are, and so does
     what it computes when it is called by itself; `remove` takes the hooks off again. At
     first, while the zero convolutions are zero, the wrapped model equals the base
-    exactly; it always does without neighbours.
+    exactly; it always does without neighbours. (To the last bit outside gradient mode,
+    or if the base's parameters were frozen before: see `_as_it_was`.)
 
     Args:
         unet: the base. Its parameters are frozen until `remove`. What is new takes its
@@ -164,13 +167,32 @@ class RagMe(nn.Module):
         return self.unet
 
     def added(self) -> dict[str, Tensor]:
-        """The new weights by name: what is trained, and what is stored of the model.
-        `load_state_dict(weights, strict=False)` takes them back."""
+        """The new weights by name: what is trained, and what is stored of the model."""
         return {
             name: tensor
             for name, tensor in self.state_dict().items()
             if not name.startswith("unet.")
         }
+
+    def load_added(self, weights: Mapping[str, Tensor]) -> None:
+        """Take what `added` gave.
+
+        Raises:
+            ValueError: names or shapes of another configuration; nothing is taken then.
+        """
+        own = self.added()
+        strange = sorted(own.keys() ^ weights.keys()) or [
+            f"{name} {tuple(weights[name].shape)}, not {tuple(one.shape)}"
+            for name, one in own.items()
+            if weights[name].shape != one.shape
+        ]
+        if strange:
+            raise ValueError(
+                f"weights: found missing, unknown or misshapen {check.listed(strange)}, "
+                f"expected the {len(own)} of this configuration. Give the one that they "
+                "were trained with."
+            )
+        self.load_state_dict(dict(weights), strict=False)
 
     def condition(
         self, z: Tensor, mask: Tensor | None = None, frame_mask: Tensor | None = None
@@ -285,8 +307,25 @@ class RagMe(nn.Module):
     def _predicted(
         self, latents: Tensor, t: Tensor | float, text_states: Tensor
     ) -> Tensor:
-        out: Tensor = self.unet(latents, t, text_states, return_dict=False)[0]
+        with self._as_it_was():
+            out: Tensor = self.unet(latents, t, text_states, return_dict=False)[0]
         return out
+
+    @contextlib.contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """Where no gradient is asked for, with the base's parameters as they were before
+        they were frozen: torch multiplies by frozen matrices in another way, 1e-7 apart,
+        and what equals the base should do so to the last bit."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            yield
+            return
+        for weight in self._trained:
+            weight.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for weight in self._trained:
+                weight.requires_grad_(not self._handles)
 
     def _checked(self, latents: Tensor, t: Tensor | float, text_states: Tensor) -> int:
         """B."""

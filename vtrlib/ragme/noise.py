@@ -22,7 +22,8 @@ def signal_level(scheduler: Any, start: str = "last") -> float:
 
     Raises:
         TypeError: it has no `alphas_cumprod`, or no steps were set.
-        ValueError: another start.
+        ValueError: another start, or a scheduler that starts from noise of another
+            scale than 1.
     """
     check.one_of("start", start, ("last", "first"))
     levels = getattr(scheduler, "alphas_cumprod", None)
@@ -30,6 +31,11 @@ def signal_level(scheduler: Any, start: str = "last") -> float:
         raise TypeError(
             f"scheduler: found {type(scheduler).__name__} without alphas_cumprod, "
             "expected a discrete one of diffusers, such as DDIMScheduler."
+        )
+    if float(getattr(scheduler, "init_noise_sigma", 1)) != 1:
+        raise ValueError(
+            f"scheduler: found init_noise_sigma={float(scheduler.init_noise_sigma)}, "
+            "expected 1, on which Eq. 7 rests. Choose another, such as DDIMScheduler."
         )
     if start == "last":
         return float(levels[-1])

@@ -84,11 +84,12 @@ def config_of(released: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
         **vars(Reading.released()), "queries": queries.get((space, time), "positions"),
         "tokens": "each" if mode.endswith("loop") else "mean",
     })  # fmt: skip
-    cls = bool(known.get("use_cls_token", "cls_token" in state_dict))
+    layers = len({name.split(".")[1] for name in state_dict if name.startswith("body.")})
+    cls = bool(known.get("use_cls_token", "cls_token" in state_dict or not layers))
     if not cls and "use_mean" in known and not known["use_mean"]:
         raise ValueError("config: found use_cls_token=False and use_mean=False, expected one of them.")
     return Config(
-        width=state_dict[key].shape[1], layers=len({name.split(".")[1] for name in state_dict if name.startswith("body.")}),
+        width=state_dict[key].shape[1], layers=layers,
         heads=int(known.get("heads", known.get("num_attention_heads", 8))), pool="cls" if cls else "mean",
         norm="ada_norm" if adaptive else "layer_norm", timesteps=1000 if table is None else len(table), reading=reading,
     )  # fmt: skip
