@@ -27,8 +27,9 @@ def collection(videos: int = 61, width: int = 7) -> Tensor:
     """In families of near-duplicates that reach into each other, with exact twins; not normalised."""
     centres = features(9, width, seed=1)
     vectors = centres[torch.arange(videos) % 9] + 0.25 * features(videos, width, seed=2)
+    vectors *= 1 + torch.arange(videos)[:, None] / 10
     vectors[40:44] = vectors[7]
-    return vectors * (1 + torch.arange(videos)[:, None] / 10)
+    return vectors
 
 
 # --- the oracle ---

@@ -368,7 +368,9 @@ class Pipeline:
             )
         latents = self.codec.encode(clips, generator)
         rows = {place: row for row, place in enumerate(places)}
-        asked = [[rows.get(one, 0) for one in row] for row in found.ids.tolist()]
+        asked = torch.tensor(
+            [[rows.get(one, 0) for one in row] for row in found.ids.tolist()]
+        )
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(steps)
         return rag_init(
