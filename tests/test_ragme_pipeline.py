@@ -17,7 +17,17 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from vtrlib.ragme import (
-    Collection, Pipeline, RagMe, Retrieved, Rules, VAECodec, rag_init, retrieve, sample, signal_level, video_embedding,
+    Collection,
+    Pipeline,
+    RagMe,
+    Retrieved,
+    Rules,
+    VAECodec,
+    rag_init,
+    retrieve,
+    sample,
+    signal_level,
+    video_embedding,
 )  # fmt: skip
 
 SIZE = (16, 8)  # of frames; latents are half as large

@@ -146,9 +146,9 @@ class TimeEnhancer(nn.Module):
             mask: (..., F), true where there is a frame; what is elsewhere is not read.
 
         Returns:
-            (..., D); of "sequence" (..., F, D), zeros where there is no frame. Of "mean"
-            and "sequence" zeros for a video without frames; of "cls" what [CLS] says
-            when it sees itself alone.
+            (..., D); of "sequence" (..., F, D), zeros where there is no frame. Of
+            "mean" and "sequence" zeros for a video without frames; of "cls" what [CLS]
+            says when it sees itself alone.
 
         Raises:
             ValueError: more frames than positions.
@@ -160,7 +160,7 @@ class TimeEnhancer(nn.Module):
             if count > len(self.positions):
                 raise ValueError(
                     f"frames: found {count} frames, expected at most "
-                    f"{len(self.positions)}, the enhancer's positions. Give fewer frames."
+                    f"{len(self.positions)}, the enhancer's positions. Give fewer."
                 )
             x = x + self.positions[:count]
         if seen is not None:  # weight 0 does not hide a NaN
@@ -243,7 +243,8 @@ class Infuser(nn.Module):
         block: "attention", or "transformer"; see `Reading`.
         timesteps: for a "transformer" whose norms know the time step; None: they don't.
         pool_space, pool_time: ask with the mean over positions, and over frames.
-        leaky: leave masked tokens to the first attention of a "transformer", as released.
+        leaky: leave masked tokens to the first attention of a "transformer", as
+            released.
 
     Raises:
         ValueError: heads that do not divide the channels, or another block.
@@ -281,7 +282,8 @@ class Infuser(nn.Module):
             t: (B,), time steps, integers; only norms that know them read it.
         """
         batch, channels = len(x) // frames, x.shape[1]
-        asked = x.unflatten(0, (batch, frames))
+        videos = x.reshape(batch, frames, *x.shape[1:])
+        asked = videos
         if self.pool_time:
             asked = asked.mean(1, keepdim=True)
         if self.pool_space:
@@ -294,10 +296,9 @@ class Infuser(nn.Module):
             seen = mask | ~present[:, None]  # a softmax over nothing would be NaN
             if not self.leaky:  # weight 0 does not hide a NaN
                 z = z.masked_fill(~seen[..., None], 0)
-        found = self.block(queries, z, seen, t)
-        found = found.unflatten(1, (shape[1], *shape[3:])).movedim(-1, 2)
-        residual = self.zero(found.flatten(0, 1)).unflatten(0, (batch, shape[1]))
+        found: Tensor = self.block(queries, z, seen, t)
+        found = found.reshape(batch, shape[1], *shape[3:], channels).movedim(-1, 2)
+        residual: Tensor = self.zero(found.flatten(0, 1)).reshape(shape)
         if present is not None:
             residual = residual.masked_fill(~present[:, None, None, None, None], 0)
-        out = x.unflatten(0, (batch, frames)) + residual
-        return out.reshape(x.shape)
+        return (videos + residual).reshape(x.shape)

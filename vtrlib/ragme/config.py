@@ -78,10 +78,10 @@ class Config:
         r"""Thresholds and rule of the reading.
 
         Args:
-            query: "text", or "video". A text asks without $\delta_{min}$: CLIP B/32 puts
-                a caption and its own video at a cosine of about 0.2 to 0.35, so that 0.6,
-                which suits two videos, would leave nothing. Give `retrieve` a quantile
-                of your encoder's similarities instead.
+            query: "text", or "video". A text asks without $\delta_{min}$: CLIP B/32
+                puts a caption and its own video at a cosine of about 0.2 to 0.35, so
+                that 0.6, which suits two videos, would leave nothing. Give `retrieve` a
+                quantile of your encoder's similarities instead.
 
         Raises:
             ValueError: neither of them.

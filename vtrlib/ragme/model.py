@@ -188,9 +188,9 @@ class RagMe(nn.Module):
         ]
         if strange:
             raise ValueError(
-                f"weights: found missing, unknown or misshapen {check.listed(strange)}, "
-                f"expected the {len(own)} of this configuration. Give the one that they "
-                "were trained with."
+                f"weights: found missing, unknown or misshapen "
+                f"{check.listed(strange)}, expected the {len(own)} of this "
+                "configuration. Give the one that they were trained with."
             )
         self.load_state_dict(dict(weights), strict=False)
 
@@ -210,8 +210,8 @@ class RagMe(nn.Module):
 
         Raises:
             TypeError: it is no tensor.
-            ValueError: shapes that do not fit, frames where there is no enhancer, or, on
-                a CPU or outside training, NaN or infinity where the masks are true.
+            ValueError: shapes that do not fit, frames where there is no enhancer, or,
+                on a CPU or outside training, NaN or infinity where the masks are true.
         """
         width = self.config.width
         if getattr(z, "ndim", 4) == 4:
@@ -226,13 +226,13 @@ class RagMe(nn.Module):
                 check.sizes(name, one, letters, known)
         if frame_mask is not None and not frames:
             raise ValueError(
-                "frame_mask: found one with tokens z (B, K, D), expected none. Give z as "
-                "frame embeddings (B, K, F, D), or the mask of neighbours alone."
+                "frame_mask: found one with tokens z (B, K, D), expected none. Give z "
+                "as frame embeddings (B, K, F, D), or the mask of neighbours alone."
             )
         if frames and self.enhancer is None:
             raise ValueError(
-                f"z: found frame embeddings {tuple(z.shape)}, expected tokens (B, K, D), "
-                "since config.layers=0 and there is no enhancer."
+                f"z: found frame embeddings {tuple(z.shape)}, expected tokens (B, K, "
+                "D), since config.layers=0 and there is no enhancer."
             )
         if frame_mask is not None:
             frame_mask, some = frame_mask.bool(), frame_mask.bool().any(-1)
@@ -274,8 +274,9 @@ class RagMe(nn.Module):
             text_states: (B, L, d), of the prompts.
             z: what `condition` gives, or its argument; None: no neighbours, and what
                 comes out is the base's, bit for bit. For guidance, with a batch
-                (unconditional, conditional), it may have B/2 items: both halves get them.
-                Tokens may also lie as the released enhancer leaves them, (B · K, 1, D).
+                (unconditional, conditional), it may have B/2 items: both halves get
+                them. Tokens may also lie as the released enhancer leaves them, (B · K,
+                1, D).
             mask, frame_mask: as for `condition`.
 
         Returns:
@@ -313,9 +314,9 @@ class RagMe(nn.Module):
 
     @contextlib.contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        """Where no gradient is asked for, with the base's parameters as they were before
-        they were frozen: torch multiplies by frozen matrices in another way, 1e-7 apart,
-        and what equals the base should do so to the last bit."""
+        """Where no gradient is asked for, with the base's parameters as they were
+        before they were frozen: torch multiplies by frozen matrices in another way,
+        1e-7 apart, and what equals the base should do so to the last bit."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             yield
             return

@@ -42,8 +42,8 @@ def signal_level(scheduler: Any, start: str = "last") -> float:
     steps = getattr(scheduler, "timesteps", None)
     if getattr(scheduler, "num_inference_steps", None) is None or steps is None:
         raise TypeError(
-            "scheduler: found none of its steps set, expected them, since start='first'. "
-            "Call scheduler.set_timesteps(steps)."
+            "scheduler: found none of its steps set, expected them, since "
+            "start='first'. Call scheduler.set_timesteps(steps)."
         )
     return float(levels[int(steps[0])])
 
@@ -72,8 +72,8 @@ def rag_init(
         (B, C, F, H, W), in the noise's dtype.
 
     Raises:
-        ValueError: clips of another length or size than the noise, another start, or, on
-            a CPU, latents that are not finite.
+        ValueError: clips of another length or size than the noise, another start, or,
+            on a CPU, latents that are not finite.
         TypeError: another kind of scheduler, or one without steps.
     """
     known = check.sizes("noise", noise, "B C F H W")
@@ -89,15 +89,16 @@ def rag_init(
         latents = latents.masked_fill(~mask[:, :, None, None, None, None], 0)
     if latents.device.type == "cpu" and not bool(latents.isfinite().all()):
         raise ValueError(
-            "latents: found NaN or infinity, expected finite latents of retrieved clips. "
-            "Encode them anew, or mask them."
+            "latents: found NaN or infinity, expected finite latents of retrieved "
+            "clips. Encode them anew, or mask them."
         )
     level = signal_level(scheduler, start)
-    count = (
-        known["K"] if mask is None else mask.sum(1).clamp_min(1)[:, None, None, None, None]
-    )
-    mean = (latents.sum(1) / count).to(noise)
-    found = level**0.5 * mean + (1 - level) ** 0.5 * noise
+    total = latents.sum(1)
+    if mask is None:
+        mean = total / known["K"]
+    else:
+        mean = total / mask.sum(1).clamp_min(1)[:, None, None, None, None]
+    found: Tensor = level**0.5 * mean.to(noise) + (1 - level) ** 0.5 * noise
     if mask is None:
         return found
     return torch.where(mask.any(1)[:, None, None, None, None], found, noise)

@@ -22,7 +22,9 @@ from vtrlib.ragme.noise import rag_init
 from vtrlib.ragme.retrieval import Index, Retrieved, retrieve, video_embedding
 from vtrlib.similarity import unit
 
-__all__ = ["Codec", "Collection", "Generated", "Pipeline", "TextStates", "VAECodec", "sample"]
+__all__ = [
+    "Codec", "Collection", "Generated", "Pipeline", "TextStates", "VAECodec", "sample",
+]  # fmt: skip
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -41,8 +43,8 @@ class Collection:
         index: of one unit vector a video.
 
     Raises:
-        TypeError, ValueError: an empty collection, a video without any frame that is not
-            zero, NaN or infinity, or shapes that do not fit.
+        TypeError, ValueError: an empty collection, a video without any frame that is
+            not zero, NaN or infinity, or shapes that do not fit.
     """
 
     frames: Tensor
@@ -61,7 +63,8 @@ class Collection:
             check.sizes("mask", self.mask, "V F", known)
         if isinstance(self.clips, Tensor) and len(self.clips) != known["V"]:
             raise ValueError(
-                f"clips: found {len(self.clips)}, expected {known['V']}, one for each video."
+                f"clips: found {len(self.clips)}, expected {known['V']}, one for each "
+                "video."
             )
         index = Index(video_embedding(self.frames, self.mask))
         object.__setattr__(self, "index", index)
@@ -183,10 +186,11 @@ def sample(
 ) -> Tensor:  # fmt: skip
     r"""Noise to latents, by a scheduler's steps and guidance towards the text.
 
-    $$ \tilde\epsilon = \epsilon_\theta(x_t, \varnothing, z) + w\,(\epsilon_\theta(x_t, y, z)
-       - \epsilon_\theta(x_t, \varnothing, z)) $$
+    $$ \tilde\epsilon = \epsilon_\theta(x_t, \varnothing, z) + w\,(\epsilon_\theta(x_t,
+       y, z) - \epsilon_\theta(x_t, \varnothing, z)) $$
 
-    Neighbours are shown in both terms, as released: guidance strengthens the text alone.
+    Neighbours are shown in both terms, as released: guidance strengthens the text
+    alone.
 
     Args:
         model: in evaluation mode.
@@ -206,8 +210,8 @@ def sample(
         (B, C, F, h, w).
 
     Raises:
-        TypeError, ValueError: as `RagMe.forward`; no unconditional states where they are
-            needed, or a number out of its range.
+        TypeError, ValueError: as `RagMe.forward`; no unconditional states where they
+            are needed, or a number out of its range.
     """
     check.integer("steps", steps, low=1)
     check.number("guidance", guidance)
@@ -242,8 +246,8 @@ class Pipeline:
         scheduler: of diffusers.
         collection: what is retrieved from; another one moves the same prompts in
             another way.
-        embed_text: prompts to queries (B, D), the text side of the encoder that embedded
-            the collection's frames.
+        embed_text: prompts to queries (B, D), the text side of the encoder that
+            embedded the collection's frames.
         text_states: prompts to states (B, L, d) of the generator's own text encoder; ""
             is the empty prompt.
         codec: latents to frames and back; None: latents are all that is made, and there
@@ -255,7 +259,8 @@ class Pipeline:
         embed_text: Callable[[Sequence[str]], Tensor],
         text_states: Callable[[Sequence[str]], Tensor], codec: Codec | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.scheduler, self.collection = model.eval(), scheduler, collection
+        self.model, self.scheduler = model.eval(), scheduler
+        self.collection = collection
         self.embed_text, self.text_states, self.codec = embed_text, text_states, codec
 
     @classmethod
@@ -270,11 +275,11 @@ class Pipeline:
 
         Args:
             folder: with unet, vae, text_encoder, tokenizer and scheduler in it.
-            collection, embed_text: as of a pipeline. ZeroScope's text encoder is no part
-                of CLIP B/32, so it cannot embed queries.
+            collection, embed_text: as of a pipeline. ZeroScope's text encoder is no
+                part of CLIP B/32, so it cannot embed queries.
             config: of the adapters.
-            adapters: their weights, as of `RagMe.added`, or a safetensors file of these;
-                None: new ones, which change nothing.
+            adapters: their weights, as of `RagMe.added`, or a safetensors file of
+                these; None: new ones, which change nothing.
             dtype, device: of all models.
 
         Raises:
@@ -299,8 +304,9 @@ class Pipeline:
         scheduler = DDIMScheduler.from_pretrained(place / "scheduler")
         model = RagMe(unet, config)
         if adapters is not None:
-            named = isinstance(adapters, Mapping)
-            model.load_added(adapters if named else load_file(adapters))
+            model.load_added(
+                adapters if isinstance(adapters, Mapping) else load_file(adapters)
+            )
         states = TextStates(tokenizer, encoder)
         return cls(model, scheduler, collection, embed_text, states, VAECodec(vae))
 
@@ -362,9 +368,9 @@ class Pipeline:
         wanted = (frames, 3, height * self.codec.factor, width * self.codec.factor)
         if tuple(clips.shape[1:]) != wanted:
             raise ValueError(
-                f"clips: found {tuple(clips.shape[1:])}, expected (F, 3, H, W) = {wanted}, "
-                "as generated. Resample the collection's clips, or generate clips like "
-                "them."
+                f"clips: found {tuple(clips.shape[1:])}, expected (F, 3, H, W) = "
+                f"{wanted}, as generated. Resample the collection's clips, or generate "
+                "clips like them."
             )
         latents = self.codec.encode(clips, generator)
         rows = {place: row for row, place in enumerate(places)}

@@ -45,7 +45,8 @@ class Reading(Switches):
             (a query per frame) and "pooled_time" (a query per position), which the code
             can be set to.
         block: what meets $z$, "attention": the MCA of Eq. 6, after a layer norm;
-            "transformer": two MCA and a feed-forward layer, each with norm and residual.
+            "transformer": two MCA and a feed-forward layer, each with norm and
+            residual.
         mid: where the middle site is, right after the temporal "attention" like all
             others, or at the end of its "block", after one more pair of convolutions.
         rule: of deduplication. The paper has none; "greedy" keeps a video unless a kept
@@ -53,8 +54,8 @@ class Reading(Switches):
         thresholds: "printed", $\delta_{dedup} = 0.965$ and, between videos,
             $\delta_{min} = 0.6$; "code", 0.98 and none.
         start: $t$ of Eq. 7, the "last" step T of the process, or the "first" that the
-            sampler visits. $\alpha_t$ is $\bar\alpha_t$ in both: Eq. 1 is a process from
-            clean data to step t.
+            sampler visits. $\alpha_t$ is read as $\bar\alpha_t$ in both, since
+            Eq. 7 goes from clean latents to step t at once.
         masks: "honoured" in every attention by both presets; "leaky", the code's: only
             the second attention of a block knows which neighbours are missing. It
             serves to compare numbers alone.

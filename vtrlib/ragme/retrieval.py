@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch  # before faiss: each brings an OpenMP of its own, and the other order can crash
+import torch  # before faiss: each brings an OpenMP, and the other order can crash
 from torch import Tensor
 
 from vtrlib import check
@@ -53,16 +53,16 @@ def video_embedding(frames: Tensor, mask: Tensor | None = None) -> Tensor:
     frames = _floating("frames", frames)
     if frames.ndim < 2 or 0 in frames.shape[-2:]:
         raise ValueError(
-            f"frames: found shape {tuple(frames.shape)}, expected (..., F, D), at least "
-            "one frame."
+            f"frames: found shape {tuple(frames.shape)}, expected (..., F, D), at "
+            "least one frame."
         )
     each = unit(frames)
     if mask is None:
         return unit(each.mean(-2))
     if mask.shape != frames.shape[:-1]:
         raise ValueError(
-            f"mask: found shape {tuple(mask.shape)}, expected {tuple(frames.shape[:-1])}, "
-            "one value a frame."
+            f"mask: found shape {tuple(mask.shape)}, expected "
+            f"{tuple(frames.shape[:-1])}, one value a frame."
         )
     # The sum has the direction of the mean.
     return unit(each.masked_fill(~mask.bool()[..., None], 0).sum(-2))
@@ -116,8 +116,9 @@ class Index:
             k: at least 1.
 
         Returns:
-            Similarities and places (Q, min(k, V)), the most similar first, of equal ones
-            the first of the collection; float32 and int64, on the collection's device.
+            Similarities and places (Q, min(k, V)), the most similar first, of equal
+            ones the first of the collection; float32 and int64, on the collection's
+            device.
 
         Raises:
             TypeError, ValueError: queries of another width, zero or not finite, or k.
@@ -133,8 +134,8 @@ class Index:
         if queries.ndim != 2 or queries.shape[-1] != width or not len(queries):
             raise ValueError(
                 f"query: found shape {tuple(queries.shape)}, expected (Q, {width}) or "
-                f"({width},), the collection's width. Embed queries and videos with the "
-                "same encoder."
+                f"({width},), the collection's width. Embed queries and videos with "
+                "the same encoder."
             )
         return _units("query", queries).to(self.vectors.device)
 
@@ -154,9 +155,8 @@ class Index:
             lowest = products.topk(number).values[-1]
             return (products >= lowest - _TIE).nonzero().squeeze(1)
         asked = query[None].cpu().numpy()
-        lowest = float(self._faiss.search(asked, number)[0][0, -1])
-        # Inner products above the radius, strictly.
-        _, _, ids = self._faiss.range_search(asked, lowest - _TIE)
+        worst = float(self._faiss.search(asked, number)[0][0, -1])
+        _, _, ids = self._faiss.range_search(asked, worst - _TIE)
         return torch.from_numpy(ids).sort().values.to(self.vectors.device)
 
 
@@ -169,8 +169,8 @@ def retrieve(
 
     In this order: the `pool` most similar; of these the ones below `radius` and from
     `min_similarity` on; of near-duplicates, more similar to each other than `dedup`,
-    only the highest ranked; of the rest the first k. Where fewer are left, the answer is
-    padded to k.
+    only the highest ranked; of the rest the first k. Where fewer are left, the answer
+    is padded to k.
 
     Args:
         query: (D,), or (Q, D), of a text or a video. Normalised here.
@@ -183,9 +183,10 @@ def retrieve(
             B/32 (0.2 to 0.35), and would be left without neighbours.
         rule: "greedy", a video goes if one that is kept is too similar to it;
             "components", as released: one is kept of all that near-duplicates connect.
-            Of a chain A ~ B ~ C whose ends differ, the first keeps A and C, the second A.
-        radius: similarities have to lie below, strictly. In training, 0.99 keeps a video
-            and its twins from being their own neighbours.
+            Of a chain A ~ B ~ C whose ends differ, the first keeps A and C, the second
+            A.
+        radius: similarities have to lie below, strictly. In training, 0.99 keeps a
+            video and its twins from being their own neighbours.
         pool: candidates; 10 k by default, as released.
         backend: of the `Index`, where embeddings are given.
 
@@ -193,8 +194,9 @@ def retrieve(
         ids, similarities and mask, (K,) for one query, (Q, K) for several.
 
     Raises:
-        TypeError, ValueError: an empty collection, k or pool below 1, a query of another
-            width, an embedding that is zero or not finite, or a setting out of its range.
+        TypeError, ValueError: an empty collection, k or pool below 1, a query of
+            another width, an embedding that is zero or not finite, or a setting out of
+            its range.
     """
     k = check.integer("k", k, low=1)
     pool = _POOL * k if pool is None else check.integer("pool", pool, low=k)
@@ -274,13 +276,13 @@ def _units(name: str, vectors: Tensor) -> Tensor:
         ValueError: a row is zero, or not finite.
     """
     vectors = vectors.detach()
-    finite = vectors.isfinite().all(1)
-    for good, what in ((finite, "NaN or infinity"), (vectors.norm(dim=1) > 0, "only 0")):
+    finite, long = vectors.isfinite().all(1), vectors.norm(dim=1) > 0
+    for good, what in ((finite, "NaN or infinity"), (long, "only 0")):
         if not bool(good.all()):
             places = (~good).nonzero().flatten().tolist()
             raise ValueError(
-                f"{name}: found {what} in row {check.listed(map(str, places))}, expected "
-                "finite vectors that have a direction. Leave such rows out."
+                f"{name}: found {what} in row {check.listed(map(str, places))}, "
+                "expected finite vectors that have a direction. Leave such rows out."
             )
     return unit(vectors).float()
 
