@@ -176,6 +176,7 @@ def test_forms_of_z() -> None:
     cut = torch.ones(2, 3, 6, dtype=torch.bool)
     cut[0, 2] = cut[1, 1] = False  # a video without frames is no neighbour
     assert model(*inputs(), frames(), None, cut).equal(expected)
+    assert model(*inputs(), frames(), torch.ones(2, 3), cut).equal(expected)
     broken = frames().masked_fill(~mask[..., None, None], torch.nan)
     assert model(*inputs(), broken, mask).equal(expected)
 

@@ -90,8 +90,8 @@ class RagMe(nn.Module):
     residuals. Its modules, its weights and their names stay as they are, and so does
     what it computes when it is called by itself; `remove` takes the hooks off again. At
     first, while the zero convolutions are zero, the wrapped model equals the base
-    exactly; it always does without neighbours. (To the last bit outside gradient mode,
-    or if the base's parameters were frozen before: see `_as_it_was`.)
+    exactly; it always does without neighbours. (In gradient mode: the base with frozen
+    parameters, whose products torch rounds in another way.)
 
     Args:
         unet: the base. Its parameters are frozen until `remove`. What is new takes its
