@@ -234,6 +234,16 @@ def test_adapters_on_disk(folder: Path, tmp_path: Path) -> None:
         Pipeline.from_pretrained(folder, collection(), embed, {**CONFIG, "layers": 2}, adapters=made.model.added())
 
 
+def test_half_precision(folder: Path) -> None:
+    """Every part in bfloat16; without neighbours the base's bits."""
+    made = Pipeline.from_pretrained(folder, collection(), embed, CONFIG, dtype=torch.bfloat16)
+    move(made.model.infusers, size=0.3)
+    shown, base = run(made, rag_init=True), run(made, k=None)
+    assert shown.latents.dtype == torch.bfloat16 and shown.latents.isfinite().all()
+    assert not shown.latents.equal(base.latents)
+    assert run(made, rules=Rules(0.965, 0.9999, "greedy"), rag_init=True).latents.equal(base.latents)
+
+
 def test_guidance_one_needs_one_pass(folder: Path) -> None:
     pipeline, sizes = loaded(folder), []
     pipeline.model.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
