@@ -22,13 +22,15 @@ from vtrlib.released.conversion import Converted, convert
 __all__ = ["PAPERS", "Converted", "convert", "from_state_dict", "load", "renamed"]
 
 # A module of this package each, with `make(config, state_dict) -> (model, our names to theirs)`; and, where theirs are
-# not laid out as ours, `split(state_dict)` that makes them so.
-PAPERS = ("discovla", "dreamprvr", "pig")
+# not laid out as ours, `split(state_dict)` that makes them so. Of papers that add to a base model, `make` takes that too.
+PAPERS = ("discovla", "dreamprvr", "pig", "ragme")
+_ON_A_BASE = ("ragme",)
 
 
 def from_state_dict(
-    paper: str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> nn.Module:
+    paper: str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any], *,
+    unet: nn.Module | None = None,
+) -> nn.Module:  # fmt: skip
     """A model with released weights, in evaluation mode: what the released code does.
 
     Args:
@@ -36,13 +38,16 @@ def from_state_dict(
         state_dict: released parameter names to tensors; copied. The model takes their
             dtype and device.
         config: the released configuration; keys that no model needs are not read.
+        unet: of "ragme" alone, the base, a `diffusers.UNet3DConditionModel`: it is
+            wrapped in place, and what is new takes its dtype and device.
 
     Returns:
         For "dreamprvr" a `vtrlib.dreamprvr.DreamPRVR`, for "discovla" a
-        `vtrlib.discovla.DiscoVLA`, for "pig" a `vtrlib.pig.PIG`, with
-        `reading="released"`.
+        `vtrlib.discovla.DiscoVLA`, for "pig" a `vtrlib.pig.PIG`, for "ragme" a
+        `vtrlib.ragme.RagMe`, with `reading="released"`.
 
     Raises:
+        TypeError: a base where none is needed, none where one is, or of another kind.
         ValueError: no such paper, a key of the configuration is missing, or parameters
             are missing, too many, or of another shape than the configuration says; all
             are named.
@@ -58,15 +63,29 @@ def from_state_dict(
     if hasattr(module, "split"):
         state_dict = module.split(state_dict)
     model: nn.Module
-    model, names = module.make(config, state_dict)
+    if (unet is not None) != (paper in _ON_A_BASE):
+        raise TypeError(
+            f"unet: found {type(unet).__name__}, expected "
+            + ("a UNet3DConditionModel" if paper in _ON_A_BASE else "None")
+            + f" for {paper!r}."
+        )
+    base = () if unet is None else (unet,)
+    model, names = module.make(config, state_dict, *base)
     kinds = (one for one in state_dict.values() if one.is_floating_point())
     kind = next(kinds, None)
-    model = model if kind is None else model.to(kind)
-    weights = dict(model.named_parameters())
+    model = model if kind is None or base else model.to(kind)
+    weights = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if not (base and name.startswith("unet."))
+    }
     theirs = renamed(weights, names)
-    _refuse(
-        _faults(state_dict, {name: tuple(one.shape) for name, one in theirs.items()})
+    faults = _faults(
+        state_dict, {name: tuple(one.shape) for name, one in theirs.items()}
     )
+    if unet is not None and any(faults.values()):
+        model.remove()  # type: ignore[operator]  # leave the base as it was
+    _refuse(faults)
     with torch.no_grad():
         for name, weight in renamed(weights, names).items():
             weight.copy_(state_dict[name])
@@ -94,12 +113,15 @@ def renamed(
     return found
 
 
-def load(path: str | Path, paper: str) -> nn.Module:
+def load(
+    path: str | Path, paper: str, *, unet: nn.Module | None = None
+) -> nn.Module:
     """A model from the files that `convert` wrote.
 
     Args:
         path: as given to `convert`.
         paper: one of `PAPERS`.
+        unet: as for `from_state_dict`.
 
     Raises:
         FileNotFoundError: one of the two files is missing. ValueError: as
@@ -112,7 +134,7 @@ def load(path: str | Path, paper: str) -> nn.Module:
                 f"{file}: not there. Expected what vtrlib.released.convert(checkpoint, path) wrote."
             )
     config = json.loads(settings.read_text("utf-8"))["config"]
-    return from_state_dict(paper, load_file(weights), config)
+    return from_state_dict(paper, load_file(weights), config, unet=unet)
 
 
 def _is_tensor(value: Any) -> bool:
