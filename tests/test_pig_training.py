@@ -81,7 +81,7 @@ def test_stage_1_moves_the_generator_and_stage_2_everything(generator: str) -> N
     between = weights(model)
     assert moved(start, between) == {"generator"} and list(found) == [1] and len(found[1].losses) == 3
     with torch.no_grad():
-        expected = small("paper", pseudo_query=generator).loss(data.whole)["reconstruction"]
+        expected = 2 * small("paper", pseudo_query=generator).loss(data.whole)["reconstruction"]
     assert found[1].losses[0] == pytest.approx(expected.item(), rel=0.6)  # of three rows of the six
     found = train_stages(model, data, {2: plans()[2]}, collate=whole, quiet=True)
     assert moved(between, weights(model)) == {"clip", "generator", "fusioner"} and model.config.stage == 2

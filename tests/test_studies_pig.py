@@ -18,6 +18,7 @@ from vtrlib.clip import load
 from vtrlib.pig import PIG, Config, Reading, Videos, select
 from vtrlib.studies import clips as shared
 from vtrlib.studies import pig as study
+from vtrlib.studies import pig_pairs
 from vtrlib.studies import pig_tables as tables
 from vtrlib.studies.clips import Clips
 from vtrlib.training import History
@@ -57,7 +58,7 @@ IN_BOTH = [name for name in GENERATE if name not in ("w/o L_recon", "w/o stage 1
 
 
 @pytest.fixture(scope="module")
-def data() -> study.Pairs:
+def data() -> pig_pairs.Pairs:
     return study.pairs("val", 26)
 
 
@@ -197,7 +198,7 @@ def test_experiments_are_registered_with_these_rates() -> None:
 # --- clips ---
 
 
-def test_a_batch_holds_frames_captions_and_wordings(data: study.Pairs) -> None:
+def test_a_batch_holds_frames_captions_and_wordings(data: pig_pairs.Pairs) -> None:
     tokenizer, world = load("tiny").tokenizer, data.clips.world
     batch = data.batch(torch.tensor([3, 25, 0]), torch.tensor([1, 2, 0]))
     assert set(batch) == {"video", "text_input_ids", "text_input_mask"}
@@ -209,7 +210,7 @@ def test_a_batch_holds_frames_captions_and_wordings(data: study.Pairs) -> None:
     assert torch.equal(data.batch(torch.tensor([5]))["text_input_ids"][0], data.clips.ids[0, 5])
 
 
-def test_wordings_are_drawn_from_torch_s_seed_and_all_occur(data: study.Pairs) -> None:
+def test_wordings_are_drawn_from_torch_s_seed_and_all_occur(data: pig_pairs.Pairs) -> None:
     rows = [7] * 60
     torch.manual_seed(0)
     first, second = (data.__getitems__(rows)["text_input_ids"] for _ in range(2))
@@ -219,7 +220,7 @@ def test_wordings_are_drawn_from_torch_s_seed_and_all_occur(data: study.Pairs) -
     assert len(data) == 26 and len(first.unique(dim=0)) == 3
 
 
-def test_pairs_are_made_once_and_share_their_clips(data: study.Pairs) -> None:
+def test_pairs_are_made_once_and_share_their_clips(data: pig_pairs.Pairs) -> None:
     assert study.pairs("val", size=26, captions=None, domain="all") is data
     said = study.pairs("val", 26, "frame")
     assert said is not data and said.clips is data.clips and study.pairs("val", 26, captions="frame") is said
@@ -230,7 +231,7 @@ def test_pairs_are_made_once_and_share_their_clips(data: study.Pairs) -> None:
 @pytest.mark.parametrize("who", ["frame", "motion"])
 def test_captions_of_a_captioner_reach_the_batch(who: str) -> None:
     said, tokenizer = study.pairs("val", 26, who), load("tiny").tokenizer
-    texts = study.spoken(said.clips, who)
+    texts = pig_pairs.spoken(said.clips, who)
     batch = said.batch(torch.tensor([9, 2, 9]), torch.tensor([0, 1, 2]))
     found = tokenizer.batch_decode(batch["caption_input_ids"], skip_special_tokens=True)
     assert found == [texts[9], texts[2], texts[9]]
@@ -251,7 +252,7 @@ def videos(val: Clips) -> list[Video]:
 
 
 def test_a_captioner_names_what_the_first_frame_with_a_digit_shows(val: Clips, videos: list[Video]) -> None:
-    found, wrong, late = study.spoken(val, "frame"), 0, 0
+    found, wrong, late = pig_pairs.spoken(val, "frame"), 0, 0
     assert len(found) == 300
     for text, video in zip(found, videos, strict=True):
         first = next(f for f in range(8) if video.mask[f].any())
@@ -275,7 +276,7 @@ def test_a_captioner_names_what_the_first_frame_with_a_digit_shows(val: Clips, v
 def test_a_captioner_leaks_neither_query_nor_scene_and_one_of_them_no_motion(
     val: Clips, videos: list[Video], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts, moving = study.spoken(val, "frame"), study.spoken(val, "motion")
+    texts, moving = pig_pairs.spoken(val, "frame"), pig_pairs.spoken(val, "motion")
     motions = {word for phrases in MOTION_PHRASES for phrase in phrases for word in (phrase, phrase.split()[0])}
     for text in texts:
         assert not any(cue in text for cue in (*card.SCENE_CUES, *card.COARSE_CUES, "fog"))
@@ -284,12 +285,12 @@ def test_a_captioner_leaks_neither_query_nor_scene_and_one_of_them_no_motion(
         assert moved_ == f"{text} that {MOTION_PHRASES[video.moments[0].event.motion][0]}"
     original = MovingDigits.queries
     monkeypatch.setattr(MovingDigits, "queries", lambda world, _=0: original(world, 2))
-    assert study.spoken(val, "frame") == texts and study.spoken(val, "motion") == moving
+    assert pig_pairs.spoken(val, "frame") == texts and pig_pairs.spoken(val, "motion") == moving
     with pytest.raises(ValueError, match="who='frames': expected one of 'frame', 'motion'. Did you mean 'frame'"):
-        study.spoken(val, "frames")
+        pig_pairs.spoken(val, "frames")
 
 
-def test_pixels_of_the_digit_and_tokens_of_sentences(data: study.Pairs) -> None:
+def test_pixels_of_the_digit_and_tokens_of_sentences(data: pig_pairs.Pairs) -> None:
     videos = data.clips.world.__getitems__(range(26))
     assert data.clips.digit.dtype == torch.bool
     assert torch.equal(data.clips.digit, torch.stack([video.mask for video in videos]))
@@ -312,7 +313,7 @@ def test_clips_of_a_domain_hold_its_scenes_and_colours_alone(kind: str) -> None:
         elsewhere = [name for number, name in enumerate(card.COLOURS) if number not in colours]
         said = " ".join(query.text for wording in range(3) for query in clips.world.queries(wording)).split()
         assert not set(elsewhere) & set(said)
-        told = " ".join(study.spoken(clips, "frame")).split()
+        told = " ".join(pig_pairs.spoken(clips, "frame")).split()
         assert not set(elsewhere) & set(told), "nor are captions wrong by a colour that isn't there"
         shown[side] = set(scenes if kind == "scenes" else colours)
     assert not shown["seen"] & shown["unseen"] and shown["seen"] | shown["unseen"] == set(range(6))
@@ -374,7 +375,7 @@ def test_a_lead_within_rounding_is_a_tie() -> None:
     assert shared.led(lead).tolist() == [1, 1, 0.5, 0.5, 0.5, 0, 0]
 
 
-def test_patches_that_show_the_digit_against_loops_over_pixels(data: study.Pairs) -> None:
+def test_patches_that_show_the_digit_against_loops_over_pixels(data: pig_pairs.Pairs) -> None:
     generator = torch.Generator().manual_seed(6)
     sparse = torch.rand(3, 5, 32, 32, generator=generator) > 0.995
     some: Any = SimpleNamespace(digit=torch.cat([data.clips.digit[[0, 9], :5], sparse]))
@@ -500,7 +501,7 @@ def test_features_of_many_clips_are_those_of_each_and_training_is_left() -> None
     assert torch.equal(videos.pseudo_query, reversals.pseudo_query)  # type: ignore[arg-type]
 
 
-def test_clips_are_encoded_in_parts(data: study.Pairs) -> None:
+def test_clips_are_encoded_in_parts(data: pig_pairs.Pairs) -> None:
     model = study.build(study.settings("CLIP4Clip"))
     texts, videos = study.encode(model, data)
     again, more = study.encode(model, data, torch.arange(105) % 26)
@@ -520,7 +521,7 @@ def asked(model: PIG, texts: Tensor, videos: Videos) -> Tensor:
     return found
 
 
-def test_a_single_tower_asks_each_video_and_others_meet_what_is_stored(data: study.Pairs, lively: PIG) -> None:
+def test_a_single_tower_asks_each_video_and_others_meet_what_is_stored(data: pig_pairs.Pairs, lively: PIG) -> None:
     rows = torch.arange(5)
     texts, videos = study.encode(lively, data, rows)
     expected = torch.tensor([[cos(text, v) for v in videos.v] for text in texts])
@@ -534,7 +535,7 @@ def test_a_single_tower_asks_each_video_and_others_meet_what_is_stored(data: stu
     assert not torch.allclose(found, single.score(texts[:3], videos.v), atol=1e-2)
 
 
-def test_metrics_against_loops(data: study.Pairs, lively: PIG) -> None:
+def test_metrics_against_loops(data: pig_pairs.Pairs, lively: PIG) -> None:
     found = study.evaluate_on(lively, data)
     texts, videos = study.encode(lively, data)
     _, reversals = study.encode(lively, data, backwards=True)
@@ -583,7 +584,7 @@ def test_what_is_measured_of_each_kind(name: str, beside: str) -> None:
 
 
 def test_clips_that_are_all_order_free_are_not_played_backwards() -> None:
-    data = study.Pairs(Clips("val", 5))
+    data = pig_pairs.Pairs(Clips("val", 5))
     data.clips.order_sensitive[:] = False
     found = study.evaluate_on(study.build(study.settings("CLIP4Clip")), data)
     assert "forwards" not in found and found["order-free t2v R@10"] == 100
@@ -615,7 +616,7 @@ def test_informativeness_in_other_ways_and_the_model_stays_as_it_is(
 
 
 @pytest.mark.parametrize("name", ["PIG", "single tower"])
-def test_where_the_fusioner_looks_against_loops(name: str, data: study.Pairs, lively: PIG) -> None:
+def test_where_the_fusioner_looks_against_loops(name: str, data: pig_pairs.Pairs, lively: PIG) -> None:
     model = lively
     if name == "single tower":
         model = study.build(study.settings(name))
@@ -675,7 +676,7 @@ def test_exchanged_pseudo_queries_against_loops(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["PIG", "MLP", "Q-Former", "co, no residual"])
-def test_both_stages_move_what_they_should(name: str, data: study.Pairs) -> None:
+def test_both_stages_move_what_they_should(name: str, data: pig_pairs.Pairs) -> None:
     config = study.settings(name)
     first, once = study.train(config, data, first=2e-3, **(STARTED | {"rate": None}))
     assert list(once) == [1] and moved(first, study.build(config, 3)) == {"generator"}
@@ -697,7 +698,7 @@ def test_stage_1_is_left_out_where_it_is_said_and_where_nothing_generates(name: 
         assert study.train(config, data, first=1e-3, **STARTED)[1][2].losses == histories[2].losses
 
 
-def test_training_is_repeatable_and_leaves_torch_as_it_was(data: study.Pairs) -> None:
+def test_training_is_repeatable_and_leaves_torch_as_it_was(data: pig_pairs.Pairs) -> None:
     given, before = STARTED | {"until": 2}, torch.random.get_rng_state()
     (a, first), (b, second) = (study.train(study.settings(), data, **given) for _ in range(2))
     losses = [history.losses for history in first.values()]
@@ -707,7 +708,7 @@ def test_training_is_repeatable_and_leaves_torch_as_it_was(data: study.Pairs) ->
     assert all(history.losses != losses[stage - 1] for stage, history in other.items())
 
 
-def test_plans_of_both_stages(data: study.Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_of_both_stages(data: pig_pairs.Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[dict[int, Any], dict[str, Any]]] = []
 
     def train_stages(model: PIG, found: Any, plans: dict[int, Any], **given: Any) -> dict[int, History]:
@@ -740,10 +741,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every split is its first seven clips, of which four make a batch; what is trained is noted with its result."""
     made, trained, seen = study.pairs, study.train, []
 
-    def pairs(split: str, size: int | None, captions: str | None, domain: str) -> study.Pairs:
+    def pairs(split: str, size: int | None, captions: str | None, domain: str) -> pig_pairs.Pairs:
         return made(split, SMALL, captions, domain)
 
-    def train(config: Config, data: study.Pairs, **given: Any) -> tuple[PIG, dict[int, History]]:
+    def train(config: Config, data: pig_pairs.Pairs, **given: Any) -> tuple[PIG, dict[int, History]]:
         model, histories = trained(config, data, batch=4, **given)
         seen.append(given | {"config": config, "data": data, "model": model, "histories": histories})
         return model, histories

@@ -185,7 +185,7 @@ class Config:
         r"""$\alpha$; where it is not set that of a reading, by default its own."""
         if self.alpha is not None:
             return self.alpha
-        return 2.0 if (reading or self.reading).reconstruction == "single" else 1.0
+        return (reading or self.reading).alpha
 
     @classmethod
     def variant(

@@ -252,8 +252,9 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         """
         read = Reading.of(reading) if isinstance(reading, str) else reading
         read = read or self.config.reading
-        # Stage 1 has this one term, which α would weigh against nothing.
-        weight = self.config.weight(read) if self.config.stage == 2 else 1.0
+        # Stage 1 has this one term. There it is the released 2 - 2 cos in every reading,
+        # whatever α: its size shows in how gradients are clipped.
+        weight = self.config.weight(read) if self.config.stage == 2 else read.alpha
         self._whole(batch)
         if self.training and self.clip.logit_scale.requires_grad:
             with torch.no_grad():  # a clamp in the graph would hold it there for good

@@ -38,7 +38,8 @@ class Losses(TypedDict):
     r"""The terms of Eq. 9 before their weight, and their sum; each ().
 
     Attributes:
-        total: $\mathcal L$; in stage 1 the reconstruction alone, without α.
+        total: $\mathcal L$; in stage 1 the reconstruction alone, with the reading's
+            own α, so $2 - 2 \cos$ in all of them.
         contrastive: $\mathcal L_{cons}$; 0 in stage 1, where it is not computed.
         reconstruction: $\mathcal L_{recon}$; 0 where nothing is generated.
     """

@@ -79,6 +79,11 @@ class Reading(Switches):
         for name, options in _LETTER.items():
             check.one_of(f"reading.{name}", getattr(self, name), options)
 
+    @property
+    def alpha(self) -> float:
+        r"""$\alpha$ of Eq. 9 in this reading's terms, where a model sets no other."""
+        return 2.0 if self.reconstruction == "single" else 1.0
+
     @classmethod
     def letter(cls) -> Self:
         """The paper, with Eq. 6 to the letter: `scale` and `scored` as printed."""

@@ -6,14 +6,8 @@ the paper. What is measured with it is in `vtrlib.studies.pig_tables`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
-from torch.utils.data import Dataset
-
-from vtrlib.pig import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,12 +16,13 @@ if TYPE_CHECKING:
 
     from vtrlib.pig import PIG, Config, Reading, Videos
     from vtrlib.studies.clips import Clips
+    from vtrlib.studies.pig_pairs import Pairs
     from vtrlib.training import History
 
 __all__ = [
-    "BACKBONES", "BATCH", "FIRST_RATE", "GAINS", "MODELS", "RATE", "STEPS", "TABLE_2", "TOP", "Model", "Pairs",
+    "BACKBONES", "BATCH", "FIRST_RATE", "GAINS", "MODELS", "RATE", "STEPS", "TABLE_2", "TOP", "Model",
     "about_queries", "build", "encode", "evaluate_on", "first_losses", "hits", "mixing", "modality_gap", "pairs",
-    "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "spoken", "train",
+    "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "train",
 ]  # fmt: skip
 
 STEPS, BATCH, TOP = 64, 24, 16
@@ -40,7 +35,7 @@ class Model(NamedTuple):
         variant: of `vtrlib.pig.VARIANTS`.
         changes: of its configuration, on top.
         first: whether stage 1 comes before; it needs a generator.
-        captions: whose captions stand for pseudo-queries, see `spoken`.
+        captions: whose captions stand for pseudo-queries, see `vtrlib.studies.pig_pairs.spoken`.
     """
 
     variant: str
@@ -91,41 +86,6 @@ RATE = 5e-4
 """Learning rate of stage 2, as in the paper one for all models: the best of each of four; row pig-rates."""
 
 
-class Pairs(Dataset[Batch]):
-    """`Clips` as PIG reads them: indexed by several clips at once, a `Batch` with a random wording for each.
-
-    Args:
-        clips: with their captions.
-        captions: whose captions go along, see `spoken`; None for nobody's.
-
-    Attributes:
-        said: ids and mask of those captions, (V, L') each.
-    """
-
-    def __init__(self, clips: Clips, captions: str | None = None) -> None:
-        self.clips = clips
-        self.said: tuple[Tensor, Tensor] | None = None
-        if captions is not None:
-            self.said = clips.tokenize(spoken(clips, captions))
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        rows = torch.as_tensor(indices)
-        return self.batch(rows, torch.randint(len(self.clips.ids), rows.shape))
-
-    def batch(self, rows: Tensor, wording: Tensor | int = 0) -> Batch:
-        """The clips `rows` (B,), each in its wording: 0, 1 or 2, or (B,)."""
-        found = Batch(
-            video=self.clips.pixels(rows), text_input_ids=self.clips.ids[wording, rows],
-            text_input_mask=self.clips.mask[wording, rows],
-        )  # fmt: skip
-        if self.said is not None:
-            found["caption_input_ids"], found["caption_input_mask"] = (x[rows] for x in self.said)
-        return found
-
-
 def pairs(split: str, size: int | None = None, captions: str | None = None, domain: str = "all") -> Pairs:
     """`Pairs` of a split, made once."""
     return _pairs(split, size, captions, domain)
@@ -133,6 +93,8 @@ def pairs(split: str, size: int | None = None, captions: str | None = None, doma
 
 @cache
 def _pairs(split: str, size: int | None, captions: str | None, domain: str) -> Pairs:
+    from vtrlib.studies.pig_pairs import Pairs
+
     return Pairs(_clips(split, size, domain), captions)
 
 
@@ -141,32 +103,6 @@ def _clips(split: str, size: int | None, domain: str) -> Clips:
     from vtrlib.studies.clips import Clips
 
     return Clips(split, size, domain=domain)
-
-
-def spoken(clips: Clips, who: str) -> list[str]:
-    """What a captioner says of each clip, unasked; one in eight is wrong about digit or colour.
-
-    Args:
-        clips: any.
-        who: "frame": it names what the first frame with a digit shows, and no motion; "motion": it adds the motion, in
-            one wording for each. Neither is told a query.
-
-    Raises:
-        ValueError: nobody of that name.
-    """
-    from vtrlib import check
-    from vtrlib.world import pseudo_captions
-    from vtrlib.world.grammar import MOTION_PHRASES
-
-    check.one_of("who", who, ("frame", "motion"))
-    world = clips.world
-    said = pseudo_captions(world, world.queries(), variant="unguided")
-    first = clips.digit.flatten(2).any(-1).int().argmax(1).tolist()
-    found = [texts[place] for texts, place in zip(said, first, strict=True)]
-    if who == "frame":
-        return found
-    motions = world.screenplay.motion[:, 0].tolist()
-    return [f"{text} that {MOTION_PHRASES[motion][0]}" for text, motion in zip(found, motions, strict=True)]
 
 
 def settings(name: str = "PIG", reading: str | Reading = "released", **changes: Any) -> Config:
@@ -187,6 +123,8 @@ def settings(name: str = "PIG", reading: str | Reading = "released", **changes: 
 
 def build(config: Config, seed: int = 0) -> PIG:
     """The tiny CLIP with what `config` adds."""
+    import torch
+
     from vtrlib.clip import load
     from vtrlib.pig import PIG
 
@@ -221,31 +159,35 @@ def train(
     return model, train_stages(model, data, plans, collate=lambda items: items, until=until, quiet=quiet)
 
 
-@torch.no_grad()
 def encode(
     model: PIG, data: Pairs, rows: Tensor | None = None, backwards: bool = False
 ) -> tuple[Tensor, Videos]:  # fmt: skip
     """Captions in their first wording (V, D), and clips: all, or those of some rows; `backwards`: from their end."""
+    import torch
+
     from vtrlib.pig import Videos
 
     model.eval()
     texts, videos = [], []
-    for part in (torch.arange(len(data)) if rows is None else rows).split(100):
-        texts.append(model.encode_text(data.clips.ids[0, part], data.clips.mask[0, part]))
-        pixels = data.clips.pixels(part)
-        said = None if data.said is None else (data.said[0][part], data.said[1][part])
-        videos.append(model.encode_video(pixels.flip(1) if backwards else pixels, said, whole=False))
+    with torch.no_grad():
+        for part in (torch.arange(len(data)) if rows is None else rows).split(100):
+            texts.append(model.encode_text(data.clips.ids[0, part], data.clips.mask[0, part]))
+            pixels = data.clips.pixels(part)
+            said = None if data.said is None else (data.said[0][part], data.said[1][part])
+            videos.append(model.encode_video(pixels.flip(1) if backwards else pixels, said, whole=False))
     parts = zip(*videos, strict=True)
     joined: Any = (None if part[0] is None else torch.cat(part) for part in parts)
     return torch.cat(texts), Videos(*joined)
 
 
-@torch.no_grad()
 def scores(model: PIG, texts: Tensor, videos: Videos) -> Tensor:
     """(Q, V): of a single tower pair by pair, of all others cosines with what is stored."""
-    if model.config.pseudo_query == "query":
-        return model.score_pairs(texts, videos)
-    return model.score(texts, videos.v)
+    import torch
+
+    with torch.no_grad():
+        if model.config.pseudo_query == "query":
+            return model.score_pairs(texts, videos)
+        return model.score(texts, videos.v)
 
 
 def r_sum_on(model: PIG, data: Pairs) -> float:
@@ -264,6 +206,8 @@ def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
     as a single tower, which asks each clip with each caption. With a generator `about_queries`, and with informative
     patches "hits": the share of them that show the digit.
     """
+    import torch
+
     from vtrlib.studies.clips import led, retrieved
 
     texts, videos = encode(model, data)
@@ -334,6 +278,8 @@ def mixing(a: Tensor, b: Tensor, neighbours: int = 10) -> float:
 
     0 if no point is near one of the other kind, about 1 if kind doesn't matter, and more if points come in pairs.
     """
+    import torch
+
     from vtrlib.similarity import unit
 
     points = unit(torch.cat([a, b]).double())
