@@ -950,7 +950,9 @@ def test_canaries_of_the_tables_feel_their_settings(monkeypatch: pytest.MonkeyPa
     tables._first_of_hits(2, ["untrained", "PIG", "CLIP-ViP with [cls]"], tops=[1])
     tables._first_of_grid(3, {"MLP": [1.0]}, steps=1)
     tables._first_of_all(4, ["co", "x_v"], steps=1)
-    tables._first_of_looks(5, ["cross"], steps=1)
+    canary = experiments.REGISTRY["pig-frame-attention"].canary
+    assert canary is not None
+    canary(5, models=["cross"], steps=1)
     assert calls == [
         (2, ["PIG"], None, "all"), (3, ["MLP"], None, "all"), (4, ["co", "x_v"], None, "all"),
         (5, ["cross"], None, "all"),

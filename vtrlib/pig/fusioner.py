@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from vtrlib import check
 from vtrlib.clip.lora import attend
+from vtrlib.similarity import unit
 
 __all__ = ["CoAttention", "CrossAttention", "Fusioner", "XPool"]
 
@@ -34,6 +35,12 @@ class Fusioner(nn.Module):
         whose cost grows with both."""
         check.sizes("tokens", tokens, "V S D", check.sizes("queries", queries, "Q D"))
         return self.pool(queries.expand(len(tokens), -1, -1), tokens)
+
+    def score(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """The cosine of every query (Q, D) and every video (V, S, D) as it sees it:
+        (Q, V)."""
+        seen = self.all_pairs(queries, tokens)
+        return torch.einsum("qd,vqd->qv", unit(queries), unit(seen))
 
 
 class XPool(Fusioner):

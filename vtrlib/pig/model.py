@@ -224,8 +224,7 @@ class PIG(nn.Module, PyTorchModelHubMixin):
         """
         if self.fusioner is None:
             raise ValueError("config.fusioner='none': expected one that pairs can meet in.")
-        seen = self.fusioner.all_pairs(texts, torch.cat([videos.x_v, videos.x_f], 1))
-        return torch.einsum("qd,vqd->qv", unit(texts), unit(seen))
+        return self.fusioner.score(texts, torch.cat([videos.x_v, videos.x_f], 1))
 
     def forward(self, batch: Batch, gradient: str = "whole") -> Losses:
         """The loss of a batch; see `loss`."""
@@ -250,8 +249,7 @@ class PIG(nn.Module, PyTorchModelHubMixin):
             ValueError: bad input, as for the `encode_…` methods; parts of the batch are
                 missing, or differ in B.
         """
-        read = Reading.of(reading) if isinstance(reading, str) else reading
-        read = read or self.config.reading
+        read = self.config.reading if reading is None else Reading.given(reading)
         # Stage 1 has this one term. There it is the released 2 - 2 cos in every reading,
         # whatever α: its size shows in how gradients are clipped.
         weight = self.config.weight(read) if self.config.stage == 2 else read.alpha

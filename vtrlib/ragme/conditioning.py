@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vtrlib import check
+from vtrlib.clip.lora import attend
 
 __all__ = ["AdaptiveNorm", "Attention", "FeedForward", "Infuser", "TimeEnhancer"]
 
@@ -46,13 +47,9 @@ class Attention(nn.Module):
             z: keys and values come from it.
             mask: (B, K), true where z may be attended to; at least one in a row.
         """
-        q, k, v = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for y in (self.to_q(x), self.to_k(z), self.to_v(z))
-        )
         seen = None if mask is None else mask[:, None, None]
-        found = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        out: Tensor = self.to_out(found.transpose(1, 2).flatten(2))
+        found = attend(self.to_q(x), self.to_k(z), self.to_v(z), self.heads, seen)
+        out: Tensor = self.to_out(found)
         return out
 
 

@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 
 from vtrlib.clip import load, preprocess
 from vtrlib.discovla import Batch
-from vtrlib.metrics import Report, evaluate
+from vtrlib.metrics import Report, evaluate, evaluate_both
 from vtrlib.world import MovingDigits, Query, card
 
-__all__ = ["Captioner", "Clips", "led", "recalls", "retrieved"]
+__all__ = ["Captioner", "Clips", "led", "r_sum", "recalls", "retrieved"]
 
 _TIE = 1e-5  # scores nearer to each other differ by rounding alone
 
@@ -113,6 +113,11 @@ def retrieved(scores: Tensor, data: Clips) -> dict[str, float]:
     true = evaluate(scores, data.true_positives, ks=(1, 5, 10))
     found |= {f"true t2v R@{k}": true.recall(k) for k in true.ks}
     return found | {"R@sum": found["t2v R@sum"] + found["v2t R@sum"]}
+
+
+def r_sum(scores: Tensor) -> float:
+    """R@1 + R@5 + R@10 of both directions, 0 … 600, of clips and their own captions, (V, V)."""
+    return sum(report.sum_r for report in evaluate_both(scores, range(len(scores))))
 
 
 def led(lead: Tensor) -> Tensor:

@@ -198,10 +198,10 @@ def encode(
 
 def r_sum_on(model: DiscoVLA, data: Clips) -> float:
     """R@1 + R@5 + R@10 of both directions, what validation looks at."""
-    from vtrlib.metrics import evaluate_both
+    from vtrlib.studies.clips import r_sum
 
     texts, videos = encode(model, data)
-    return sum(report.sum_r for report in evaluate_both(model.score(texts, videos.video), range(len(data))))
+    return r_sum(model.score(texts, videos.video))
 
 
 def evaluate_on(model: DiscoVLA, data: Clips) -> dict[str, float]:

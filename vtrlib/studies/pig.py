@@ -192,10 +192,9 @@ def scores(model: PIG, texts: Tensor, videos: Videos) -> Tensor:
 
 def r_sum_on(model: PIG, data: Pairs) -> float:
     """R@1 + R@5 + R@10 of both directions."""
-    from vtrlib.metrics import evaluate_both
+    from vtrlib.studies.clips import r_sum
 
-    found = scores(model, *encode(model, data))
-    return sum(report.sum_r for report in evaluate_both(found, range(len(data))))
+    return r_sum(scores(model, *encode(model, data)))
 
 
 def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
@@ -211,7 +210,8 @@ def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
     from vtrlib.studies.clips import led, retrieved
 
     texts, videos = encode(model, data)
-    found = retrieved(scores(model, texts, videos), data.clips)
+    table = scores(model, texts, videos)
+    found = retrieved(table, data.clips)
     rows = data.clips.order_sensitive.nonzero().flatten()
     if len(rows):
         reversals = encode(model, data, rows, backwards=True)[1]
@@ -220,8 +220,10 @@ def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:
         ways = (scores(model, texts[rows], way).diag() for way in (kept, reversals))
         found["forwards"] = 100 * float(led(next(ways) - next(ways)).mean())
     if model.fusioner is not None:
-        with torch.no_grad():
-            asked = retrieved(model.score_pairs(texts, videos), data.clips)
+        if model.config.pseudo_query != "query":  # else the table is that already
+            with torch.no_grad():
+                table = model.score_pairs(texts, videos)
+        asked = retrieved(table, data.clips)
         found |= {f"asked {name}": value for name, value in asked.items() if name.startswith(("t2v", "v2t", "R@sum"))}
     if videos.pseudo_query is not None:
         found |= about_queries(texts, videos.pseudo_query, videos.v)

@@ -50,12 +50,11 @@ def scoring(tower: str, fusioner: Any, texts: Tensor, kept: Tensor) -> Tensor:
     """What happens online: unit vectors of queries (Q, D) and what is stored to scores (Q, V)."""
     import torch
 
-    from vtrlib.similarity import unit
-
     with torch.no_grad():
         if tower != "single-tower":
             return texts @ kept.mT
-        return torch.einsum("qd,vqd->qv", texts, unit(fusioner.all_pairs(texts, kept)))
+        scores: Tensor = fusioner.score(texts, kept)
+        return scores
 
 
 def peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> float:

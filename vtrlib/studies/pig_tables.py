@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.pig import (
-    FIRST_RATE, MODELS, RATE, STEPS, build, encode, evaluate_on, first_losses, hits, pairs, r_sum_on,
+    BATCH, FIRST_RATE, MODELS, RATE, STEPS, build, encode, evaluate_on, first_losses, hits, pairs, r_sum_on,
     recall_of_queries, settings, shows_digit, train,
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def first_rates(seed: int, steps: int, grid: dict[str, list[float]]) -> dict[str
     for name, tried in grid.items():
         for rate in tried:
             model = build(settings(name), seed)
-            first = plan(1, steps=steps, batch_size=24, learning_rate=rate, warmup=0.1, seed=seed)
+            first = plan(1, steps=steps, batch_size=BATCH, learning_rate=rate, warmup=0.1, seed=seed)
             train_stages(model, _data(name, "train"), {1: first}, collate=lambda items: items, quiet=True)
             texts, videos = encode(model, _data(name, "val"))
             assert videos.pseudo_query is not None
@@ -322,12 +322,8 @@ def exchanged(model: PIG, data: Any, seed: int = 0) -> dict[str, float]:
     return found
 
 
-def _first_of_looks(seed: int, models: Sequence[str], **_: Any) -> list[float]:
-    return first_losses(seed, models)
-
-
 @experiment(
-    "pig-frame-attention", seeds=(0, 1, 2), canary=_first_of_looks, steps=STEPS, rate=RATE, first=FIRST_RATE,
+    "pig-frame-attention", seeds=(0, 1, 2), canary=_first_of_all, steps=STEPS, rate=RATE, first=FIRST_RATE,
     models=["PIG", "w/o L_recon", "cross", "single tower"],
 )  # fmt: skip
 def frame_attention(seed: int, steps: int, rate: float, first: float, models: list[str]) -> dict[str, float]:
