@@ -7,7 +7,6 @@ smooths over what differs between versions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -24,6 +23,7 @@ from transformers import AutoTokenizer, CLIPModel
 from transformers.utils import logging
 
 from vtrlib.check import listed
+from vtrlib.shipped import verify
 
 __all__ = ["TINY", "Towers", "load", "preprocess"]
 
@@ -210,7 +210,7 @@ def load(
     """
     folder = TINY if name == "tiny" else Path(name)
     if name == "tiny":
-        _verify(folder)
+        verify(folder)
     local = folder.is_dir()
     if not local and (folder.is_absolute() or folder.exists() or str(name).startswith((".", "~"))):
         raise FileNotFoundError(f"name={str(name)!r}: there is no such folder. Expected a folder with a CLIP model.")
@@ -299,14 +299,3 @@ def _colours(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
         return _MEAN, _STD
     settings = _json(path)
     return settings.get("image_mean", _MEAN), settings.get("image_std", _STD)
-
-
-def _verify(folder: Path) -> None:
-    recipe, weights = folder / "recipe.json", folder / "model.safetensors"
-    for path in (recipe, weights):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: is missing. Install vtrlib again, or get the file from its repository.")
-    expected = json.loads(recipe.read_text("utf-8"))["sha256"]
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if found != expected:
-        raise ValueError(f"{weights}: sha256 is {found}, expected {expected}. Install vtrlib again.")

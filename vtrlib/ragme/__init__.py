@@ -22,6 +22,7 @@ from vtrlib.ragme.pipeline import (
 )
 from vtrlib.ragme.reading import Reading
 from vtrlib.ragme.retrieval import Index, Retrieved, retrieve, video_embedding
+from vtrlib.ragme.training import diffusion_loss
 
 __all__ = [
     "Attention",
@@ -41,6 +42,7 @@ __all__ = [
     "TextStates",
     "TimeEnhancer",
     "VAECodec",
+    "diffusion_loss",
     "rag_init",
     "retrieve",
     "sample",

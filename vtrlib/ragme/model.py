@@ -331,7 +331,7 @@ class RagMe(nn.Module):
     def _checked(self, latents: Tensor, t: Tensor | float, text_states: Tensor) -> int:
         """B."""
         sizes = self.unet.config
-        known = check.sizes("latents", latents, "B C F H W", {"C": sizes.in_channels})
+        known = check.sizes("latents", latents, "B C F H W", {"C": sizes.out_channels})
         batch = known["B"]
         known |= {"d": sizes.cross_attention_dim}
         check.sizes("text_states", text_states, "B L d", known)

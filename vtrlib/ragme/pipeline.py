@@ -452,7 +452,7 @@ class Pipeline:
                     f"size={size}: expected a {name} that {factor} divides, since "
                     "latents are smaller by this factor."
                 )
-        channels = int(self.model.unet.config.in_channels)
+        channels = int(self.model.unet.config.out_channels)
         return batch, channels, frames, size[0] // factor, size[1] // factor
 
 

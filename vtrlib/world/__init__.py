@@ -7,10 +7,11 @@ book runs anywhere, offline, and a model can be held against what an ideal obser
 from vtrlib.world.captioner import pseudo_captions
 from vtrlib.world.card import WORLD_VERSION
 from vtrlib.world.ceilings import Ceiling, bayes_ceiling, posterior
+from vtrlib.world.dark_stage import DarkStage
 from vtrlib.world.dataset import Batch, MovingDigits, collate
 from vtrlib.world.video import Event, Moment, Query, Video
 
 __all__ = [
-    "WORLD_VERSION", "Batch", "Ceiling", "Event", "Moment", "MovingDigits", "Query", "Video", "bayes_ceiling",
+    "WORLD_VERSION", "Batch", "Ceiling", "DarkStage", "Event", "Moment", "MovingDigits", "Query", "Video", "bayes_ceiling",
     "collate", "posterior", "pseudo_captions",
 ]  # fmt: skip

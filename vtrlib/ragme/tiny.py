@@ -1,0 +1,174 @@
+"""A text-to-video diffusion model small enough to run, and to be trained, on a CPU.
+
+It paints digits that move on a dark stage (`vtrlib.world.DarkStage`), and stands here
+where ZeroScope stands in the paper: a U-Net of diffusers with its temporal layers, its
+schedule, latents and a text encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet3DConditionModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from vtrlib import check
+from vtrlib.clip import Towers, load
+from vtrlib.shipped import verify
+
+__all__ = [
+    "GENERATOR", "FrameIndexUNet", "PixelCodec", "TinyStates", "dark_scheduler",
+    "load_generator", "tiny_unet",
+]  # fmt: skip
+
+GENERATOR = Path(__file__).resolve().parents[1] / "assets" / "tiny_generator"
+
+
+class FrameIndexUNet(UNet3DConditionModel):
+    """A U-Net that is told which frame it paints, by one more plane of its input.
+
+    The temporal attention of diffusers has no positions: order would come from small
+    convolutions in time alone. The plane runs from -1 in the first frame to 1 in the
+    last. `in_channels` counts it; latents have `out_channels`.
+    """
+
+    def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As of the base class; sample (B, C, F, H, W) without the plane."""
+        batch, _, frames, *rest = sample.shape
+        index = torch.linspace(-1, 1, frames).to(sample)
+        plane = index[None, None, :, None, None].expand(batch, 1, frames, *rest)
+        return super().forward(torch.cat([sample, plane], 1), *args, **kwargs)
+
+
+def tiny_unet(seed: int = 0) -> FrameIndexUNet:
+    """The tiny generator's U-Net before any training, 1.36 M parameters; torch's global
+    generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = FrameIndexUNet(
+            sample_size=4, in_channels=PixelCodec.channels + 1,
+            out_channels=PixelCodec.channels, layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            block_out_channels=(32, 64), attention_head_dim=8, cross_attention_dim=64,
+        )  # fmt: skip
+    return _without_dropout(made).eval()
+
+
+def _without_dropout(unet: FrameIndexUNet) -> FrameIndexUNet:
+    """Temporal convolutions of diffusers drop a tenth, which costs a model as small as
+    this one its motions."""
+    for module in unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return unet
+
+
+def dark_scheduler() -> DDIMScheduler:
+    r"""ZeroScope's schedule, 1,000 steps of scaled linear β from 0.00085 to 0.012, with
+    v as what is predicted. It ends at $\sqrt{\bar\alpha_T} = 0.068$, not at 0: that is
+    what RagInit lives on."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type="v_prediction",
+    )  # fmt: skip
+
+
+class PixelCodec:
+    """What stands for an autoencoder: frames at half their size, in blocks of 4 × 4.
+
+    Halving loses fine strokes, as an autoencoder does; the rest is exact. A latent is a
+    block's pixels, standardised, so that the mean of several clips' latents is the
+    latent of their mean.
+    """
+
+    channels = 48  # 3 · 4 · 4
+    factor = 8
+    _LEVEL, _SPREAD = -0.67, 0.26  # of pixels on the dark stage, on the scale -1 … 1
+
+    def encode(self, clips: Tensor, generator: Generator | None = None) -> Tensor:
+        """(n, 48, F, H/8, W/8) from bytes (n, F, 3, H, W); nothing is drawn.
+
+        Raises:
+            TypeError: no tensor. ValueError: no bytes, or another shape.
+        """
+        known = check.sizes("clips", clips, "n F c H W", {"c": 3})
+        if clips.dtype != torch.uint8:
+            raise ValueError(
+                f"clips: found {clips.dtype}, expected bytes (uint8) from 0 to 255."
+            )
+        if known["H"] % self.factor or known["W"] % self.factor:
+            raise ValueError(
+                f"clips: found frames of {known['H']} × {known['W']}, expected sides "
+                f"that {self.factor} divides. Crop or resize them."
+            )
+        halved = functional.avg_pool2d(clips.flatten(0, 1).float(), 2) / 127.5 - 1
+        blocks = functional.pixel_unshuffle((halved - self._LEVEL) / self._SPREAD, 4)
+        return blocks.unflatten(0, clips.shape[:2]).transpose(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Bytes (n, F, 3, H, W) from latents (n, 48, F, h, w)."""
+        flat = latents.transpose(1, 2).flatten(0, 1).float()
+        halved = functional.pixel_shuffle(flat, 4) * self._SPREAD + self._LEVEL
+        whole = functional.interpolate(halved, scale_factor=2, mode="bilinear")
+        pixels = ((whole + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.unflatten(0, (len(latents), latents.shape[2]))
+
+
+class TinyStates:
+    """The tiny text tower's states of a prompt's tokens: what the generator reads.
+
+    Args:
+        towers: the tiny CLIP's.
+        length: L; shorter prompts are followed by zeros.
+    """
+
+    def __init__(self, towers: Towers | None = None, length: int = 12) -> None:
+        self.towers = (towers or load("tiny")).frozen()
+        self.length = length
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """(B, L, d).
+
+        Raises:
+            ValueError: a prompt of more tokens, or with a word that the tower doesn't
+                know.
+        """
+        ids, mask = self.towers.tokenize(list(prompts))
+        unknown = (ids == self.towers.tokenizer.unk_token_id).any(1)
+        if bool(unknown.any()):
+            strange = [text for text, bad in zip(prompts, unknown, strict=True) if bad]
+            raise ValueError(
+                f"prompts: found words outside the tiny vocabulary in "
+                f"{check.listed(map(repr, strange))}, expected words of the world's "
+                "captions, such as 'a red seven moves left'."
+            )
+        if ids.shape[1] > self.length:
+            raise ValueError(
+                f"prompts: found one of {ids.shape[1]} tokens, expected at most "
+                f"{self.length}, [bos] and [eos] included. Say it in fewer words."
+            )
+        states = self.towers.token_states(ids, mask).masked_fill(~mask.bool()[..., None], 0)
+        return functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
+
+
+def load_generator(
+    folder: str | Path = GENERATOR, device: str | torch.device = "cpu"
+) -> FrameIndexUNet:
+    """The tiny generator, trained; how is in `recipe.json` beside it.
+
+    Raises:
+        FileNotFoundError: a folder without a part of it.
+        ValueError: weights that differ from their recorded hash.
+    """
+    place = Path(folder)
+    verify(place, "diffusion_pytorch_model.safetensors")
+    unet = FrameIndexUNet.from_pretrained(place, torch_dtype=torch.float32)
+    made: FrameIndexUNet = unet.to(device).eval()
+    return _without_dropout(made)

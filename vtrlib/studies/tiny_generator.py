@@ -1,0 +1,149 @@
+"""How the tiny generator that ships with the book was trained, from nothing, on the dark stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from vtrlib.training import Config
+
+__all__ = ["Painted", "Recipe", "pretrain", "ship"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the training.
+
+    Attributes:
+        seed: of weights, order and draws.
+        worlds: seeds of the worlds whose training clips it sees. World 0, the book's own, is none of them: its
+            training clips are what is retrieved.
+        steps, batch, rate: of AdamW, with a warm-up over a twentieth of the steps and a cosine to 0.
+        clip: largest norm of the gradient.
+        empty: share of clips without a prompt, for guidance; hidden: share whose prompt has no motion.
+        average: of the weights, exponential, by step; what ships is the average.
+    """
+
+    seed: int = 0
+    worlds: tuple[int, ...] = (1, 2, 3, 4)
+    steps: int = 6000
+    batch: int = 16
+    rate: float = 1e-3
+    clip: float = 1.0
+    empty: float = 0.1
+    hidden: float = 0.45
+    average: float = 0.998
+
+
+class Painted:
+    """Latents of the dark stage's training clips, with prompts that are drawn: none, without motion, or whole.
+
+    Indexed by several clips at once it gives (latents, states of prompts); draws are torch's global ones.
+
+    Args:
+        worlds: seeds.
+        empty, hidden: see `Recipe`.
+    """
+
+    def __init__(self, worlds: Sequence[int], empty: float, hidden: float) -> None:
+        import torch
+
+        from vtrlib.ragme.tiny import PixelCodec, TinyStates
+        from vtrlib.world import DarkStage
+
+        stages = [DarkStage("train", seed=world) for world in worlds]
+        self.latents = torch.cat([PixelCodec().encode(stage.frames) for stage in stages])
+        said = [text for stage in stages for text in self._wordings(stage)]
+        texts = sorted(set(said))
+        rows = {text: row for row, text in enumerate(texts)}
+        self.states = TinyStates()(texts)
+        self.said = torch.tensor([rows[text] for text in said]).unflatten(0, (-1, 5))
+        self.empty, self.hidden = empty, hidden
+
+    @staticmethod
+    def _wordings(stage: Any) -> list[str]:
+        """Of each clip: nothing, without motion, and three with it."""
+        columns = [stage.prompts(motion=False), *(stage.prompts(wording=wording) for wording in range(3))]
+        return [text for row in zip(*columns, strict=True) for text in ("", *row)]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        rows, lot = torch.as_tensor(indices), torch.rand(len(indices))
+        whole = 2 + torch.randint(3, lot.shape)
+        which = torch.where(lot < self.empty, 0, torch.where(lot < self.empty + self.hidden, 1, whole))
+        return self.latents[rows], self.states[self.said[rows, which]]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        latents, states = self.__getitems__([index])
+        return latents[0], states[0]
+
+
+def pretrain(
+    unet: nn.Module, recipe: Recipe, *, until: int | None = None, folder: Path | None = None
+) -> tuple[nn.Module, list[float]]:
+    """Train in place; gives the averaged U-Net, and the loss of every step.
+
+    Args:
+        unet: as of `tiny_unet`.
+        recipe: settings.
+        until: stop after so many steps.
+        folder: for checkpoints. (The average is of the steps since the last start.)
+    """
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    from vtrlib.ragme import diffusion_loss
+    from vtrlib.ragme.tiny import dark_scheduler
+    from vtrlib.training import Config, fit
+
+    scheduler = dark_scheduler()
+    averaged = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+
+    def adamw(model: nn.Module, config: Config) -> Optimizer:
+        made = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        made.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+        return made
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return diffusion_loss(model, scheduler, *batch)
+
+    config = Config(
+        steps=recipe.steps, batch_size=recipe.batch, learning_rate=recipe.rate, weight_decay=0.01, schedule="cosine",
+        warmup=0.05, clip=recipe.clip, seed=recipe.seed, checkpoint_every=500,
+    )  # fmt: skip
+    data: Any = Painted(recipe.worlds, recipe.empty, recipe.hidden)
+    same: Callable[[Any], Any] = lambda batch: batch  # noqa: E731
+    history = fit(unet, data, loss, config, optimiser=adamw, collate=same, folder=folder, until=until)
+    return averaged.module.eval(), history.losses
+
+
+def ship(folder: Path, recipe: Recipe, every: int = 50) -> dict[str, Any]:
+    """Train by the recipe and write the U-Net in half precision, with recipe, hash and loss curve."""
+    import torch
+
+    from vtrlib.ragme.tiny import tiny_unet
+
+    made, losses = pretrain(tiny_unet(recipe.seed), recipe)
+    made.to(torch.float16).save_pretrained(folder)
+    means = [sum(losses[k : k + every]) / len(losses[k : k + every]) for k in range(0, len(losses), every)]
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    facts = {
+        "recipe": asdict(recipe),
+        "sha256": sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(weight.numel() for weight in made.parameters()),
+        "curve": [round(loss, 5) for loss in means],
+    }
+    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    return facts
