@@ -4,11 +4,12 @@
 """
 
 from vtrlib.metrics.bootstrap import QueryInterval, query_bootstrap
+from vtrlib.metrics.generation import frechet_distance
 from vtrlib.metrics.report import Report, evaluate, evaluate_both, locate
 from vtrlib.metrics.rescoring import dual_softmax, querybank_norm
 from vtrlib.metrics.standing import Standing, ranks, standing
 
 __all__ = [
-    "QueryInterval", "Report", "Standing", "dual_softmax", "evaluate", "evaluate_both", "locate", "query_bootstrap",
-    "querybank_norm", "ranks", "standing",
+    "QueryInterval", "Report", "Standing", "dual_softmax", "evaluate", "evaluate_both", "frechet_distance", "locate",
+    "query_bootstrap", "querybank_norm", "ranks", "standing",
 ]  # fmt: skip

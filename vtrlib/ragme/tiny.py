@@ -8,6 +8,7 @@ schedule, latents and a text encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,36 @@ GENERATOR = Path(__file__).resolve().parents[1] / "assets" / "tiny_generator"
 
 
 class FrameIndexUNet(UNet3DConditionModel):
-    """A U-Net that is told which frame it paints, by one more plane of its input.
+    r"""A U-Net that is told which frame it paints, and that predicts v by way of what
+    is clean.
 
     The temporal attention of diffusers has no positions: order would come from small
-    convolutions in time alone. The plane runs from -1 in the first frame to 1 in the
-    last. `in_channels` counts it; latents have `out_channels`.
+    convolutions in time alone. So there is one more plane in the input, -1 in the first
+    frame and 1 in the last. `in_channels` counts it; latents have `out_channels`.
+
+    What its layers give is read as $\hat x_0$, and what is returned is
+    $v = (\sqrt{\bar\alpha_t}\, x_t - \hat x_0) / \sqrt{1 - \bar\alpha_t}$ of the
+    schedule of `dark_scheduler`. To give v or $\epsilon$ directly the layers would have
+    to carry the noise of all 48 channels through 32.
     """
 
-    def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any
+    ) -> Any:
         """As of the base class; sample (B, C, F, H, W) without the plane."""
         batch, _, frames, *rest = sample.shape
         index = torch.linspace(-1, 1, frames).to(sample)
         plane = index[None, None, :, None, None].expand(batch, 1, frames, *rest)
-        return super().forward(torch.cat([sample, plane], 1), *args, **kwargs)
+        found = super().forward(
+            torch.cat([sample, plane], 1), timestep, *args, **kwargs
+        )
+        clean = found[0] if isinstance(found, tuple) else found.sample
+        step = torch.as_tensor(timestep, device="cpu").long()
+        level = dark_scheduler().alphas_cumprod[step].to(sample).view(-1, 1, 1, 1, 1)
+        v = (level.sqrt() * sample - clean) / (1 - level).sqrt()
+        if isinstance(found, tuple):
+            return (v, *found[1:])
+        return type(found)(sample=v)
 
 
 def tiny_unet(seed: int = 0) -> FrameIndexUNet:
@@ -68,6 +86,7 @@ def _without_dropout(unet: FrameIndexUNet) -> FrameIndexUNet:
     return unet
 
 
+@cache
 def dark_scheduler() -> DDIMScheduler:
     r"""ZeroScope's schedule, 1,000 steps of scaled linear β from 0.00085 to 0.012, with
     v as what is predicted. It ends at $\sqrt{\bar\alpha_T} = 0.068$, not at 0: that is

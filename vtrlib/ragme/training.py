@@ -17,8 +17,8 @@ __all__ = ["diffusion_loss"]
 def diffusion_loss(
     model: nn.Module, scheduler: Any, latents: Tensor, text_states: Tensor,
     z: Tensor | Condition | None = None, mask: Tensor | None = None,
-    frame_mask: Tensor | None = None, *, t: Tensor | None = None,
-    noise: Tensor | None = None,
+    frame_mask: Tensor | None = None, *, of: str = "prediction",
+    t: Tensor | None = None, noise: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     r"""Mean squared error of what is predicted of noised latents.
 
@@ -35,6 +35,9 @@ def diffusion_loss(
         latents: $x_0$ (B, C, F, H, W).
         text_states: y (B, L, d).
         z, mask, frame_mask: neighbours, as of `RagMe.forward`; only with a `RagMe`.
+        of: what the error is of, the "prediction"; or the "clean" latents that follow
+            from it, $x_0 = \sqrt{\bar\alpha_t}\, x_t - \sqrt{1 - \bar\alpha_t}\, v$,
+            which leaves less weight to steps with little noise.
         t: (B,), steps; by default drawn, uniformly over the schedule.
         noise: $\epsilon$, like the latents; by default drawn. Draws are torch's global
             ones, which `vtrlib.training.fit` seeds.
@@ -47,6 +50,7 @@ def diffusion_loss(
             something else.
     """
     known = check.sizes("latents", latents, "B C F H W")
+    check.one_of("of", of, ("prediction", "clean"))
     kind = check.one_of(
         "scheduler.config.prediction_type", scheduler.config.prediction_type,
         ("epsilon", "v_prediction"),
@@ -61,4 +65,9 @@ def diffusion_loss(
     shown = () if z is None else (z, mask, frame_mask)
     found = model(noisy, t, text_states, *shown)
     found = found if isinstance(found, Tensor) else found.sample
-    return functional.mse_loss(found.float(), target.float())
+    if of == "prediction":
+        return functional.mse_loss(found.float(), target.float())
+    # An error of the prediction is one of the clean latents times a factor of t alone.
+    level = scheduler.alphas_cumprod.to(found.device)[t].float().view(-1, 1, 1, 1, 1)
+    factor = (1 - level) / level if kind == "epsilon" else 1 - level
+    return (factor * (found.float() - target.float()).square()).mean()

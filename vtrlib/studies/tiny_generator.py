@@ -34,7 +34,7 @@ class Recipe:
 
     seed: int = 0
     worlds: tuple[int, ...] = (1, 2, 3, 4)
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 16
     rate: float = 1e-3
     clip: float = 1.0
@@ -117,7 +117,7 @@ def pretrain(
         return made
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return diffusion_loss(model, scheduler, *batch)
+        return diffusion_loss(model, scheduler, *batch, of="clean")
 
     config = Config(
         steps=recipe.steps, batch_size=recipe.batch, learning_rate=recipe.rate, weight_decay=0.01, schedule="cosine",

@@ -22,7 +22,8 @@ from vtrlib.world.video import Event
 
 __all__ = ["DarkStage", "parts_of", "prompt"]
 
-_GROUND = card.SCENES.index("cave")  # the darkest
+_CAVE = card.SCENES.index("cave")  # the darkest
+GROUND = card.SCENE_RGB[_CAVE]  # about: its rocks stay
 _FILLERS = frozenset("a an the digit there is in painted written ink that".split())
 
 
@@ -45,7 +46,7 @@ class DarkStage:
         play = MovingDigits(split, "trimmed", seed=seed, size=size).screenplay
         none = {name: getattr(play, name)[:, :0] for name in ("clutter", "clutter_corner", "clutter_x", "clutter_y")}
         even = {name: np.zeros_like(play.scene) for name in ("texture", "brightness", "grain")}
-        frames, _ = render(replace(play, scene=np.full_like(play.scene, _GROUND), **none, **even))
+        frames, _ = render(replace(play, scene=np.full_like(play.scene, _CAVE), **none, **even))
         self.frames = torch.from_numpy(frames)
         self.digit, self.colour, self.motion = (
             torch.from_numpy(one[:, 0]) for one in (play.digit, play.colour, play.motion)
