@@ -178,8 +178,8 @@ class Adapting:
 
     Args:
         known: the bank.
-        shown: "similar": by their own frames, with the released radius that keeps a clip and its twins out; "motion":
-            drawn anew each time among the clips of the same motion; "nothing".
+        shown: "similar": by their own frames; "motion": drawn anew each time among the clips of the same motion; in
+            both the released radius keeps a clip and its twins out; "nothing".
         k: K.
         empty: share of clips without a prompt, the released 0.2.
     """
@@ -189,7 +189,7 @@ class Adapting:
 
         self.known, self.shown, self.k, self.empty = known, shown, k, empty
         self.states = known.states(["", *known.stage.prompts(motion=False)])
-        videos = video_embedding(known.frames)
+        self.videos = videos = video_embedding(known.frames)
         self.found = (
             retrieve(videos, videos, k, known.dedup, known.minimum["video"], radius=RADIUS)
             if shown == "similar" else None
@@ -213,8 +213,7 @@ class Adapting:
             ids, mask = self.found.ids[rows], self.found.mask[rows]
         else:
             motion = self.known.stage.motion
-            fits = motion[rows, None] == motion
-            fits[torch.arange(len(rows)), rows] = False
+            fits = (motion[rows, None] == motion) & (self.videos[rows] @ self.videos.mT < RADIUS)
             lots, ids = torch.rand(fits.shape).masked_fill(~fits, -1).topk(self.k)
             mask = lots >= 0
         return {**batch, "z": self.known.frames[ids.clamp_min(0)], "mask": mask}

@@ -1,0 +1,175 @@
+"""RagMe's study: what is retrieved, what adapters are trained on, and how clips are scored; in a small bank."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from vtrlib.ragme import Config, RagMe, Retrieved
+from vtrlib.ragme.tiny import FrameIndexUNet, tiny_unet
+from vtrlib.studies import ragme as study
+from vtrlib.world import DarkStage, card
+from vtrlib.world.judges import motion_features, motions, trace
+
+SIZE = 150
+
+
+@cache
+def known() -> study.Bank:
+    return study.bank(SIZE)
+
+
+@cache
+def wanted() -> DarkStage:
+    return DarkStage("val", size=6)
+
+
+def noise(count: int = 6, seed: int = 0) -> Tensor:
+    return torch.randn(count, 48, 8, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def lively() -> FrameIndexUNet:
+    """A U-Net whose last layers are not almost zero."""
+    unet = tiny_unet(3)
+    with torch.no_grad():
+        for weight in unet.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return unet
+
+
+def test_thresholds_are_the_declared_quantiles() -> None:
+    videos = torch.nn.functional.normalize(known().frames.mean(1), dim=-1)
+    pairs = sorted(float(videos[i] @ videos[j]) for i in range(SIZE) for j in range(i))
+    assert known().dedup == pytest.approx(pairs[int(0.999 * len(pairs))], abs=1e-5)
+    assert known().minimum["video"] == pytest.approx(pairs[int(0.99 * len(pairs))], abs=1e-5)
+    asked = known().said(DarkStage("val").prompts())
+    assert known().minimum["text"] == pytest.approx(float((asked @ videos.mT).quantile(0.99)), abs=1e-3)
+
+
+def test_retrievers_against_loops() -> None:
+    texts = wanted().prompts()
+    asked = known().said(texts)
+    frames = study.neighbours(known(), texts, wanted().motion, 4, "frames", dedup=False)
+    for row, query in enumerate(asked):
+        means = [sum(f / f.norm() for f in clip) for clip in known().frames]
+        scores = torch.stack([query @ (one / one.norm()) for one in means])
+        assert frames.ids[row].tolist() == scores.argsort(descending=True)[:4].tolist()
+    captions = study.neighbours(known(), texts, wanted().motion, 4, "captions")
+    for row, query in enumerate(asked):
+        scores = torch.stack([query @ one for one in known().captions])
+        best = scores.sort(descending=True).values[:4]  # equal captions have equal scores
+        torch.testing.assert_close(captions.similarities[row], best, atol=1e-5, rtol=0)
+
+
+def test_the_oracle_draws_the_motion_and_the_others_do_not_look_at_it() -> None:
+    texts, motion = wanted().prompts(), wanted().motion
+    oracle = study.neighbours(known(), texts, motion, 5, "motion", seed=1)
+    assert (known().stage.motion[oracle.ids] == motion[:, None]).all()
+    assert study.precision(known(), oracle, motion) == 1
+    assert all(len(set(row)) == 5 for row in oracle.ids.tolist())
+    again = study.neighbours(known(), texts, motion, 5, "motion", seed=2)
+    assert (again.ids != oracle.ids).any()
+    for how in ("frames", "captions", "random"):
+        other = torch.tensor(card.OPPOSITE)[motion]
+        one, two = (study.neighbours(known(), texts, way, 5, how, seed=1) for way in (motion, other))
+        assert torch.equal(one.ids, two.ids)
+
+
+def test_an_oracle_without_enough_clips_says_so_by_its_mask() -> None:
+    rare = int(known().stage.motion.bincount().argmin())
+    there = int((known().stage.motion == rare).sum())
+    found = study.neighbours(known(), ["a red seven"], torch.tensor([rare]), there + 3, "motion")
+    assert found.mask.sum() == there and (found.ids[0, there:] == -1).all()
+    half = Retrieved(torch.tensor([[0, -1]]), torch.zeros(1, 2), torch.tensor([[True, False]]))
+    assert study.precision(known(), half, known().stage.motion[:1]) == 1
+    none = Retrieved(torch.tensor([[-1]]), torch.zeros(1, 1), torch.tensor([[False]]))
+    assert study.precision(known(), none, known().stage.motion[:1]) == 0
+
+
+def test_training_clips_are_shown_others() -> None:
+    rows = list(range(40))
+    similar = study.Adapting(known(), "similar", k=3)
+    assert similar.found is not None
+    for row in rows:
+        assert row not in similar.found.ids[row][similar.found.mask[row]].tolist()
+    same = study.Adapting(known(), "motion", k=3, empty=0.0)
+    torch.manual_seed(0)
+    batch = same.__getitems__(rows)
+    for row in rows:
+        for z in batch["z"][row][batch["mask"][row]]:
+            places = (known().frames == z).flatten(1).all(1).nonzero().flatten().tolist()  # twins look the same
+            assert row not in places
+            assert {int(known().stage.motion[place]) for place in places} == {int(known().stage.motion[row])}
+    torch.testing.assert_close(batch["text_states"], known().states(known().stage.prompts(motion=False)[:40]))
+    nothing = study.Adapting(known(), "nothing", empty=1.0).__getitems__(rows)
+    assert set(nothing) == {"latents", "text_states"}
+    torch.testing.assert_close(nothing["text_states"], known().states([""]).expand(40, -1, -1))
+
+
+@pytest.mark.parametrize("shown", ["similar", "motion", "nothing"])
+def test_adapting_trains_what_it_should(shown: str) -> None:
+    base = lively()
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    model, losses = study.adapt(known(), base, shown, seed=1, steps=3, rate=1e-3, batch=4, k=2)
+    assert len(losses) == 3
+    assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())
+    moved = {name for name, weight in model.unet.state_dict().items() if not torch.equal(weight, before[name])}
+    if shown == "nothing":
+        assert moved and all("temp_attentions" in name for name in moved)
+        assert not any(one.zero.weight.any() for one in model.infusers)
+    else:
+        assert not moved and all(one.zero.weight.any() for one in model.infusers)
+    again = study.adapt(known(), base, shown, seed=1, steps=3, rate=1e-3, batch=4, k=2)[1]
+    assert again == losses
+
+
+def test_clips_do_not_depend_on_the_batch_they_are_made_in() -> None:
+    model = RagMe(lively(), Config(**study.SIZES)).eval()
+    with torch.no_grad():
+        for one in model.infusers:
+            one.zero.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    near = study.neighbours(known(), wanted().prompts(), wanted().motion, 3, "motion")
+    ways = {"rag_ca": True, "rag_init": True, "steps": 3}
+    whole = study.generate(known(), model, wanted().prompts(), noise(), near, **ways)
+    parts = study.generate(known(), model, wanted().prompts(), noise(), near, batch=4, **ways)
+    torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+    plain = study.generate(known(), model, wanted().prompts(), noise(), near, steps=3)
+    assert (whole - plain).abs().max() > 0.01
+
+
+def test_real_clips_are_judged_to_be_real() -> None:
+    latents = known().codec.encode(known().stage.frames)
+    found = study.judged(known(), latents, known().stage)
+    assert found["motion"] > 99 and found["colour"] == 100 and found["none"] < 1 and found["direction"] > 99
+    assert found["motion distance"] == pytest.approx(0, abs=1e-5)
+    assert found["appearance distance"] == pytest.approx(0, abs=1e-2)
+    assert found["copy"] == pytest.approx(1, abs=1e-5) and 85 < found["dynamic"] < 95
+
+
+def test_scores_against_loops() -> None:
+    latents = known().codec.encode(wanted().frames)
+    latents[:2] = latents[:2].flip(2)
+    near = study.neighbours(known(), wanted().prompts(), wanted().motion, 2, "random", seed=3)
+    found = study.judged(known(), latents, wanted(), near)
+    clips = known().codec.decode(latents)
+    said = motions(trace(clips)).tolist()
+    truth = wanted().motion.tolist()
+    assert found["motion"] == pytest.approx(100 * sum(a == b for a, b in zip(said, truth, strict=True)) / 6)
+    axes = [a // 2 == b // 2 for a, b in zip(said, truth, strict=True)]
+    assert found["axis"] == pytest.approx(100 * sum(axes) / 6)
+    ways = [a == b for a, b, axis in zip(said, truth, axes, strict=True) if axis and b < 6]
+    assert found["direction"] == pytest.approx(100 * sum(ways) / len(ways))
+    features = motion_features(trace(clips))
+    assert found["path"] == pytest.approx(float(features[:, 5].mean()), rel=1e-5)
+    own = latents.flatten(1) - known().mean
+    alike = torch.tensor(
+        [[float(torch.cosine_similarity(one, other.flatten() - known().mean, dim=0)) for other in known().latents]
+         for one in own]
+    )  # fmt: skip
+    assert found["copy"] == pytest.approx(float(alike.max(1).values.mean()), abs=1e-4)
+    nearest = [max(float(alike[row, i]) for i in ids) for row, ids in enumerate(near.ids.tolist())]
+    assert found["copy of neighbour"] == pytest.approx(sum(nearest) / 6, abs=1e-4)
+    told = known().said(wanted().prompts(motion=False))
+    cosines = [float(torch.stack([f @ t for f in clip]).mean()) for clip, t in zip(known().seen(clips), told, strict=True)]
+    assert found["alignment"] == pytest.approx(sum(cosines) / 6, abs=1e-4)
