@@ -35,7 +35,8 @@ class DarkStage:
     Attributes:
         frames: (V, F, 3, H, W) uint8.
         digit, colour, motion: (V,) int64, indices as in `vtrlib.world.card`.
-        duplicate_of: (V,) int64, the clip that this one nearly repeats, −1 for none.
+        duplicate_of: (V,) int64, the clip that this one repeats, a pixel aside at most (so some are the same bytes), −1
+            for none.
 
     Raises:
         TypeError, ValueError: as `MovingDigits`.
