@@ -91,7 +91,8 @@ def test_by_hand(kind: str) -> None:
     mask = torch.tensor([[True, False, True], [True, True, False]])
     some = torch.ones(2, 3, 6, dtype=torch.bool)
     some[0, 2, 4:] = False
-    loss = functools.partial(diffusion_loss, scheduler=exact(kind), latents=latents, text_states=states, t=t, noise=noise())
+    given = {"latents": latents, "text_states": states, "t": t, "noise": noise()}
+    loss = functools.partial(diffusion_loss, scheduler=exact(kind), **given)
     bare, base = loss(unet(DOUBLE)), loss(model())
     assert bare.shape == () and bare.dtype == DOUBLE
     close(bare.item(), by_hand(unet(DOUBLE), kind))
@@ -155,7 +156,8 @@ def test_gradient() -> None:
     """Of what is added alone; one number of it against differences."""
     made = wrapped(dtype=DOUBLE)
     latents, t, states = inputs(DOUBLE)
-    loss = functools.partial(diffusion_loss, made, exact("v_prediction"), latents, states, frames(DOUBLE), t=t, noise=noise())
+    given = (made, exact("v_prediction"), latents, states, frames(DOUBLE))
+    loss = functools.partial(diffusion_loss, *given, t=t, noise=noise())
     loss().backward()
     trained = {name for name, weight in made.named_parameters() if weight.grad is not None}
     assert trained == set(made.added()) and all(weight.grad is None for weight in made.unet.parameters())
@@ -166,8 +168,9 @@ def test_gradient() -> None:
             weight[3] += step  # type: ignore[index]
             around.append(loss().item())
             weight[3] -= step  # type: ignore[index]
-    close(weight.grad[3].item(), (around[0] - around[1]) / 2e-5, atol=1e-9, rtol=1e-5)  # type: ignore[union-attr, index]
-    assert abs(weight.grad[3]) > 1e-6  # type: ignore[union-attr, index]
+    slope = float(weight.grad[3])  # type: ignore[union-attr, index]
+    close(slope, (around[0] - around[1]) / 2e-5, atol=1e-9, rtol=1e-5)
+    assert abs(slope) > 1e-6
 
 
 # --- bad input ---

@@ -236,7 +236,8 @@ def test_what_ships_is_written_whole(tmp_path: Path) -> None:
     _, average, losses, _ = whole()
     assert json.loads((tmp_path / "recipe.json").read_text("utf-8")) == json.loads(json.dumps(facts))
     assert facts["curve"] == pytest.approx([sum(losses[:2]) / 2, losses[2]], abs=1e-5)
-    assert facts["sha256"] == hashlib.sha256((tmp_path / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    shipped = (tmp_path / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert facts["sha256"] == hashlib.sha256(shipped).hexdigest()
     assert facts["parameters"] == sum(weight.numel() for weight in average.values())
     told = facts["recipe"]
     assert Recipe(**{**told, "worlds": tuple(told["worlds"])}) == SHORT

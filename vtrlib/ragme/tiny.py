@@ -41,7 +41,8 @@ class FrameIndexUNet(UNet3DConditionModel):
         batch, _, frames, *rest = sample.shape
         wide = torch.promote_types(sample.dtype, torch.float32)
         index = torch.linspace(-1, 1, frames, dtype=wide, device=sample.device)
-        plane = index.to(sample.dtype)[None, None, :, None, None].expand(batch, 1, frames, *rest)
+        plane = index.to(sample)[None, None, :, None, None]
+        plane = plane.expand(batch, 1, frames, *rest)
         return super().forward(torch.cat([sample, plane], 1), *args, **kwargs)
 
 
