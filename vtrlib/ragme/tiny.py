@@ -48,15 +48,19 @@ class FrameIndexUNet(UNet3DConditionModel):
     ) -> Any:
         """As of the base class; sample (B, C, F, H, W) without the plane."""
         batch, _, frames, *rest = sample.shape
-        index = torch.linspace(-1, 1, frames).to(sample)
-        plane = index[None, None, :, None, None].expand(batch, 1, frames, *rest)
+        wide = torch.promote_types(sample.dtype, torch.float32)
+        index = torch.linspace(-1, 1, frames, dtype=wide, device=sample.device)
+        plane = index.to(sample)[None, None, :, None, None]
+        plane = plane.expand(batch, 1, frames, *rest)
         found = super().forward(
             torch.cat([sample, plane], 1), timestep, *args, **kwargs
         )
         clean = found[0] if isinstance(found, tuple) else found.sample
         step = torch.as_tensor(timestep, device="cpu").long()
-        level = dark_scheduler().alphas_cumprod[step].to(sample).view(-1, 1, 1, 1, 1)
-        v = (level.sqrt() * sample - clean) / (1 - level).sqrt()
+        level = dark_scheduler().alphas_cumprod[step].to(sample.device, wide)
+        level = level.view(-1, 1, 1, 1, 1)
+        v = (level.sqrt() * sample.to(wide) - clean) / (1 - level).sqrt()
+        v = v.to(clean.dtype)
         if isinstance(found, tuple):
             return (v, *found[1:])
         return type(found)(sample=v)
@@ -143,7 +147,7 @@ class TinyStates:
     """The tiny text tower's states of a prompt's tokens: what the generator reads.
 
     Args:
-        towers: the tiny CLIP's.
+        towers: the tiny CLIP's, which are frozen.
         length: L; shorter prompts are followed by zeros.
     """
 
@@ -156,25 +160,33 @@ class TinyStates:
         """(B, L, d).
 
         Raises:
-            ValueError: a prompt of more tokens, or with a word that the tower doesn't
-                know.
+            TypeError: a single text. ValueError: none, one of more tokens, or with a
+                word that the tower doesn't know.
         """
-        ids, mask = self.towers.tokenize(list(prompts))
-        unknown = (ids == self.towers.tokenizer.unk_token_id).any(1)
-        if bool(unknown.any()):
-            strange = [text for text, bad in zip(prompts, unknown, strict=True) if bad]
+        tokenizer = self.towers.tokenizer
+        if not isinstance(prompts, str):
+            self._fit({text: tokenizer(text)["input_ids"] for text in prompts})
+        ids, mask = self.towers.tokenize(prompts)
+        states = self.towers.token_states(ids, mask)
+        states = states.masked_fill(~mask.bool()[..., None], 0)
+        return functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
+
+    def _fit(self, tokens: dict[str, list[int]]) -> None:
+        """Raise before the tower warns of a word, and reads it as unknown."""
+        unknown = self.towers.tokenizer.unk_token_id
+        strange = [text for text, ids in tokens.items() if unknown in ids]
+        if strange:
             raise ValueError(
                 f"prompts: found words outside the tiny vocabulary in "
                 f"{check.listed(map(repr, strange))}, expected words of the world's "
                 "captions, such as 'a red seven moves left'."
             )
-        if ids.shape[1] > self.length:
+        longest = max(map(len, tokens.values()), default=0)
+        if longest > self.length:
             raise ValueError(
-                f"prompts: found one of {ids.shape[1]} tokens, expected at most "
+                f"prompts: found one of {longest} tokens, expected at most "
                 f"{self.length}, [bos] and [eos] included. Say it in fewer words."
             )
-        states = self.towers.token_states(ids, mask).masked_fill(~mask.bool()[..., None], 0)
-        return functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
 
 
 def load_generator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -99,9 +99,10 @@ def pretrain(
         unet: as of `tiny_unet`.
         recipe: settings.
         until: stop after so many steps.
-        folder: for checkpoints. (The average is of the steps since the last start.)
+        folder: for checkpoints; see `vtrlib.training.fit`.
     """
     import torch
+    from torch import nn
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     from vtrlib.ragme import diffusion_loss
@@ -109,33 +110,41 @@ def pretrain(
     from vtrlib.training import Config, fit
 
     scheduler = dark_scheduler()
-    averaged = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+    averaged = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.average)).requires_grad_(False)
+    both = nn.ModuleDict({"unet": unet, "averaged": averaged})  # so that a checkpoint holds both
 
-    def adamw(model: nn.Module, config: Config) -> Optimizer:
-        made = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        made.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    def adamw(_: nn.Module, config: Config) -> Optimizer:
+        made = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        made.register_step_post_hook(lambda *_: averaged.update_parameters(unet))
         return made
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return diffusion_loss(model, scheduler, *batch, of="clean")
+    def loss(_: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return diffusion_loss(unet, scheduler, *batch, of="clean")
 
     config = Config(
         steps=recipe.steps, batch_size=recipe.batch, learning_rate=recipe.rate, weight_decay=0.01, schedule="cosine",
         warmup=0.05, clip=recipe.clip, seed=recipe.seed, checkpoint_every=500,
     )  # fmt: skip
     data: Any = Painted(recipe.worlds, recipe.empty, recipe.hidden)
-    same: Callable[[Any], Any] = lambda batch: batch  # noqa: E731
-    history = fit(unet, data, loss, config, optimiser=adamw, collate=same, folder=folder, until=until)
-    return averaged.module.eval(), history.losses
+    history = fit(both, data, loss, config, optimiser=adamw, collate=_same, folder=folder, until=until)
+    return averaged.module.requires_grad_(True), history.losses
 
 
-def ship(folder: Path, recipe: Recipe, every: int = 50) -> dict[str, Any]:
-    """Train by the recipe and write the U-Net in half precision, with recipe, hash and loss curve."""
-    import torch
+def _same(batch: Any) -> Any:
+    return batch
 
+
+def ship(folder: Path, recipe: Recipe, kept: Path | None = None) -> dict[str, Any]:
+    """Train by the recipe, with checkpoints in `kept`, and write what comes of it."""
     from vtrlib.ragme.tiny import tiny_unet
 
-    made, losses = pretrain(tiny_unet(recipe.seed), recipe)
+    return write(folder, recipe, *pretrain(tiny_unet(recipe.seed), recipe, folder=kept))
+
+
+def write(folder: Path, recipe: Recipe, made: Any, losses: Sequence[float], every: int = 50) -> dict[str, Any]:
+    """Write a U-Net in half precision, with recipe, hash and loss curve."""
+    import torch
+
     made.to(torch.float16).save_pretrained(folder)
     means = [sum(losses[k : k + every]) / len(losses[k : k + every]) for k in range(0, len(losses), every)]
     weights = folder / "diffusion_pytorch_model.safetensors"

@@ -1,7 +1,7 @@
 """A small view of the world for models that have to paint it: its trimmed clips with the lights out.
 
-The same events, handwriting, places and poses as `MovingDigits` has them, on one dark ground: no scene, no clutter, no
-grain, and so nothing to paint but a digit that moves. Nothing is drawn anew: a clip here is a clip there.
+The same events, handwriting, places and poses as `MovingDigits` has them, on one dark ground, the same pixels in every
+clip: nothing is left to paint but a digit that moves. Nothing is drawn anew: a clip here is a clip there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class DarkStage:
     Attributes:
         frames: (V, F, 3, H, W) uint8.
         digit, colour, motion: (V,) int64, indices as in `vtrlib.world.card`.
-        duplicate_of: (V,) int64, the clip that this one nearly repeats, −1 for none.
+        duplicate_of: (V,) int64, the clip that this one repeats, a pixel aside at most (so some are the same bytes), −1
+            for none.
 
     Raises:
         TypeError, ValueError: as `MovingDigits`.
@@ -74,9 +75,13 @@ def prompt(digit: int, colour: int, motion: int | None = None, wording: int = 0)
         wording: 0, 1 or 2, of the motion.
 
     Raises:
-        TypeError, ValueError: the wording is no such number.
+        TypeError, ValueError: one of them is no such number.
     """
+    integer("digit", digit, low=0, high=len(card.DIGIT_WORDS) - 1)
+    integer("colour", colour, low=0, high=len(card.COLOURS) - 1)
     integer("wording", wording, low=0, high=len(MOTION_PHRASES[0]) - 1)
+    if motion is not None:
+        integer("motion", motion, low=0, high=len(MOTION_PHRASES) - 1)
     thing = f"a {card.COLOURS[colour]} {card.DIGIT_WORDS[digit]}"
     return thing if motion is None else f"{thing} {MOTION_PHRASES[motion][wording]}"
 
@@ -92,12 +97,11 @@ def parts_of(text: str) -> tuple[int, int, int | None]:
     """
     if not isinstance(text, str):
         raise TypeError(f"text: found {type(text).__name__}, expected a sentence such as 'a red seven moves left'.")
-    rest = " ".join(re.findall(r"[a-z]+", text.lower()))
+    rest = " ".join(re.findall(r"\w+", text.lower()))
     motions = {phrase: way for way, phrases in enumerate(MOTION_PHRASES) for phrase in phrases}
-    said = [phrase for phrase in motions if re.search(rf"\b{phrase}\b", rest)]
-    for phrase in said:
-        rest = re.sub(rf"\b{phrase}\b", "", rest)
-    words = rest.split()
+    either = rf"\b(?:{'|'.join(motions)})\b"
+    said = re.findall(either, rest)
+    words = re.sub(either, "", rest).split()
     digits, colours = ([word for word in words if word in names] for names in (card.DIGIT_WORDS, card.COLOURS))
     strange = [word for word in words if word not in {*_FILLERS, *card.DIGIT_WORDS, *card.COLOURS}]
     if strange:
