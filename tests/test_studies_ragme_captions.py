@@ -218,6 +218,29 @@ def test_the_whole_study_against_loops(data: Path) -> None:
     assert found["K=3/all/sentences"] < found["K=3/greedy/sentences"]
 
 
+@pytest.mark.parametrize("rule", ["greedy", "components"])
+def test_no_sentence_is_kept_twice(data: Path, rule: str) -> None:
+    search = study.prepare(0, 9, 23)
+    said: dict[str, list[list[str]]] = {}
+    for name in ("all", rule):
+        found = retrieve(search.queries, search.vectors, 12, **study.rules(0.965, 0.6, 0.99)[name])
+        said[name] = [[search.collection.sentences[i] for i in row if i >= 0] for row in found.ids.tolist()]
+    assert sum(len(set(row)) < len(row) for row in said["all"]) > 5, "without it many are"
+    assert all(len(set(row)) == len(row) > 1 for row in said[rule])
+
+
+def test_a_minimum_leaves_long_lists_short(data: Path) -> None:
+    """Whoever lacks some of K lacks some of any larger K; and more do."""
+    search, short = study.prepare(0, 9, 23), []
+    for k in (5, 10, 20):
+        found = retrieve(search.queries, search.vectors, k, **study.rules(0.965, 0.8, 0.99)["all, minimum"])
+        assert found.ids.shape == (23, k) and found.ids.ge(0).equal(found.mask), "padded to K"
+        assert found.similarities[found.mask].min() >= 0.8
+        short.append(~found.mask.all(1))
+    assert (short[0] <= short[1]).all() and (short[1] <= short[2]).all()
+    assert len(short[0]) > short[2].sum() > short[1].sum() > short[0].sum()
+
+
 def test_costs_are_medians_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that says how long each step takes: of 2 queries in 64 numbers, and a product of two 8 × 8 matrices."""
     from vtrlib.studies import discovla_cost
