@@ -17,6 +17,7 @@ from small_ragme import features
 from torch import Tensor
 
 from vtrlib.ragme import Index, rag_init, retrieve, signal_level, video_embedding
+from vtrlib.ragme import retrieval
 
 close = functools.partial(torch.testing.assert_close, atol=1e-6, rtol=0)
 BACKENDS = ["faiss", "torch"]
@@ -126,6 +127,48 @@ def test_search(backend: str) -> None:
         assert alone[1][0].equal(ids[row, :5]) and alone[0][0].equal(similarities[row, :5])
     for k in range(1, 7):
         assert index.search(vectors[[42]], k)[1][0].tolist() == [7, 40, 41, 42, 43, *index.search(vectors[[42]], 6)[1][0, 5:]][:k]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("width", [7, 33, 128, 256])
+def test_many_twins_come_in_their_order(backend: str, width: int) -> None:
+    """Equal vectors have equal similarities, to the last bit; and ties may reach far beyond k."""
+    three = features(3, width, seed=1)
+    index = Index(three[torch.arange(505) % 3], backend)
+    for query in features(12, width, seed=2):
+        best = sorted(range(3), key=lambda i: -cos(query.double().numpy(), three[i].double().numpy()))
+        order = [place for i in best for place in range(i, 505, 3)]
+        for k in (3, 100, 499, 505):
+            similarities, ids = index.search(query[None], k)
+            assert ids[0].tolist() == order[:k]
+            assert len(similarities.unique()) == len({place % 3 for place in order[:k]})
+
+
+def test_faiss_may_choose_any_of_equal_ones() -> None:
+    """Its neighbours at the cut are the last of the collection here; all that are as near are then asked for."""
+    vectors = features(3, 33, seed=1)[torch.arange(505) % 3]
+    queries, index = features(5, 33, seed=2), Index(vectors, "faiss")
+    expected, real = Index(vectors, "torch").search(queries, 20), index._faiss
+
+    def search(asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        products = asked @ index.vectors.numpy().T
+        ids = np.stack([sorted(range(505), key=lambda i: (-row[i].round(5), -i))[:k] for row in products])
+        return np.take_along_axis(products, ids, 1), ids
+
+    index._faiss = SimpleNamespace(search=search, range_search=real.range_search)
+    found = index.search(queries, 20)
+    assert found[0].equal(expected[0]) and found[1].equal(expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_queries_in_blocks(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = collection(), features(30, 7, seed=3)
+    expected = Index(vectors, backend).search(queries, 9)
+    monkeypatch.setattr(retrieval, "_PRODUCTS", 4 * 61 + 1)  # four queries a block, two in the last
+    found = Index(vectors, backend).search(queries, 9)
+    assert found[0].equal(expected[0]) and found[1].equal(expected[1])
+    monkeypatch.setattr(retrieval, "_PRODUCTS", 1)
+    assert Index(vectors, backend).search(queries, 9)[1].equal(expected[1])
 
 
 def test_faiss_and_torch_find_the_same() -> None:

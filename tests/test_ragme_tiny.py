@@ -106,8 +106,7 @@ def test_the_plane_takes_the_dtype() -> None:
     torch.testing.assert_close(found, with_plane(tiny_unet().double(), plane, double), atol=1e-4, rtol=0)
     torch.testing.assert_close(tiny_unet()(*inputs(frames=4)).sample.double(), found, atol=1e-4, rtol=0)
     rough = tiny_unet().bfloat16()(*half).sample
-    assert rough.dtype == torch.bfloat16 and (rough - with_plane(tiny_unet().bfloat16(), plane, half)).abs().max() < 0.1
-    assert (rough.double() - found).std() < 0.05 * found.std()
+    assert rough.dtype == torch.bfloat16 and (rough.double() - found).std() < 0.05 * found.std()
 
 
 def test_shape_and_seed() -> None:

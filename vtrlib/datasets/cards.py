@@ -152,7 +152,7 @@ CARDS: dict[str, Card] = {
                 """
             ),
             read_by=("vtrlib.datasets.read_msrvtt", "vtrlib.datasets.msrvtt_protocol"),
-            commands=("pytest tests/test_datasets_msrvtt.py",),
+            commands=("python -m vtrlib results ragme-captions", "pytest tests/test_datasets_msrvtt.py"),
         ),
         Card(
             name="msrvtt-vgg128-1k",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch  # before faiss: each brings an OpenMP, and the other order can crash
 from torch import Tensor
 
@@ -17,6 +18,8 @@ __all__ = ["Index", "Retrieved", "retrieve", "video_embedding"]
 
 _TIE = 1e-5  # two float32 products of the same unit vectors differ by less
 _POOL = 10  # candidates for each that is wanted, as released
+_SPARE = 32  # asked of faiss beyond those wanted, to see where ties end
+_PRODUCTS = 1 << 24  # queries by videos that are multiplied at once: 64 MiB
 
 
 class Retrieved(NamedTuple):
@@ -123,7 +126,7 @@ class Index:
         Raises:
             TypeError, ValueError: queries of another width, zero or not finite, or k.
         """
-        found = [self._one(query, k) for query in self._queries(queries, k)]
+        found = self._ranked(self._queries(queries, k), k)
         similarities, ids = (torch.stack(one) for one in zip(*found, strict=True))
         return similarities.float(), ids
 
@@ -139,25 +142,36 @@ class Index:
             )
         return _units("query", queries).to(self.vectors.device)
 
-    def _one(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _ranked(self, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each query the similarities, in float64, and places of its k best."""
         number = min(k, len(self))
-        ids = self._candidates(query, number)
-        exact = self.vectors[ids].double() @ query.double()
-        # Candidates come in the collection's order, which a stable sort keeps.
-        order = exact.sort(descending=True, stable=True).indices[:number]
-        return exact[order], ids[order]
+        # One query reads the whole collection; several share that and cost little more.
+        for block in queries.split(max(1, _PRODUCTS // len(self))):
+            for query, ids in zip(block, self._candidates(block, number), strict=True):
+                # Not a matrix product, which may round equal rows differently.
+                exact = (self.vectors[ids].double() * query.double()).sum(1)
+                # Candidates come in the collection's order, which a stable sort keeps.
+                order = exact.sort(descending=True, stable=True).indices[:number]
+                yield exact[order], ids[order]
 
-    def _candidates(self, query: Tensor, number: int) -> Tensor:
-        """A superset of the best `number`, in the collection's order: rounding and ties
-        at its lower end may put others in."""
+    def _candidates(self, queries: Tensor, number: int) -> Iterator[Tensor]:
+        """Of each query a superset of its best `number`, in the collection's order:
+        rounding and ties at its lower end may put others in."""
         if self._faiss is None:
-            products = self.vectors @ query
-            lowest = products.topk(number).values[-1]
-            return (products >= lowest - _TIE).nonzero().squeeze(1)
-        asked = query[None].cpu().numpy()
-        worst = float(self._faiss.search(asked, number)[0][0, -1])
-        _, _, ids = self._faiss.range_search(asked, worst - _TIE)
-        return torch.from_numpy(ids).sort().values.to(self.vectors.device)
+            products = queries @ self.vectors.mT
+            lowest = products.topk(number).values[:, -1:]
+            for near in products >= lowest - _TIE:
+                yield near.nonzero().squeeze(1)
+            return
+        asked = queries.cpu().numpy()
+        more = min(number + _SPARE, len(self))
+        for row, (best, ids) in enumerate(
+            zip(*self._faiss.search(asked, more), strict=True)
+        ):
+            lower = float(best[number - 1]) - _TIE
+            if more < len(self) and best[-1] >= lower:  # others may be as near
+                _, _, ids = self._faiss.range_search(asked[row : row + 1], lower)
+            yield torch.from_numpy(ids).sort().values.to(self.vectors.device)
 
 
 def retrieve(
@@ -209,8 +223,8 @@ def retrieve(
     index = embeddings if isinstance(embeddings, Index) else Index(embeddings, backend)
     asked = _floating("query", query)
     rows = []
-    for one in index._queries(asked[None] if asked.ndim == 1 else asked, pool):
-        similarities, ids = index._one(one, pool)
+    queries = index._queries(asked[None] if asked.ndim == 1 else asked, pool)
+    for similarities, ids in index._ranked(queries, pool):
         kept = torch.ones_like(ids, dtype=torch.bool)
         if radius is not None:
             kept &= similarities < radius
@@ -227,28 +241,23 @@ def retrieve(
 
 
 def _distinct(vectors: Tensor, dedup: float, rule: str, most: int) -> list[int]:
-    """Places of what is kept of ranked vectors (P, D), in order, `most` at least."""
-    twins = (vectors.double() @ vectors.double().mT > dedup).cpu()
+    """Places of what is kept of ranked vectors (P, D), in order, at most `most`."""
+    # In numpy: on single rows torch's calls cost more than their work.
+    twins = (vectors.double() @ vectors.double().mT > dedup).cpu().numpy()
     kept: list[int] = []
-    if rule == "greedy":
-        for place in range(len(twins)):
-            if len(kept) == most:
-                break
-            if not bool(twins[place, kept].any()):
-                kept.append(place)
-        return kept
-    reached: set[int] = set()
+    gone = np.zeros(len(twins), dtype=bool)
     for place in range(len(twins)):
-        if place in reached:
-            continue
-        kept.append(place)
         if len(kept) == most:
             break
+        if gone[place]:
+            continue
+        kept.append(place)
         waiting = [place]
-        while waiting:  # everything that it is connected with
-            near = set(twins[waiting.pop()].nonzero().flatten().tolist()) - reached
-            reached |= near
-            waiting += near
+        while waiting:  # by components: everything that it is connected with
+            near = twins[waiting.pop()] & ~gone
+            gone |= near
+            if rule == "components":
+                waiting += np.flatnonzero(near).tolist()
     return kept
 
 
