@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ __all__ = ["Adapting", "Bank", "adapt", "adapted", "bank", "generate", "judged",
 PROMPTS = 96  # clips of the test split that are asked for, by their captions
 SAMPLING = {"steps": 20, "guidance": 2.0}
 DEDUP, MINIMUM = 0.999, 0.99  # quantiles of similarities in the training split; see `Bank`
+LOWEST = 500  # step of the process from which adapters are trained
 RADIUS = 0.99  # as released: a training clip and its twins are no neighbours of it
 SIZES: dict[str, Any] = {"width": 64, "layers": 2, "heads": 8}
 REAL = 600  # clips of the bank with which generated ones are compared
@@ -48,7 +49,6 @@ class Bank:
         minimum: $\delta_{min}$ by kind of query: the 0.99 quantile of the similarities of all "video" pairs, and of
             all "text" queries of the validation split and clips: the hundredth that is nearest counts as relevant.
         mean, axes: of the latents, (n,) and (n, 16), principal components.
-        judge: of clips that went through the codec.
         towers, states, codec, scheduler: what the tiny generator works with.
     """
 
@@ -60,11 +60,17 @@ class Bank:
     minimum: Mapping[str, float]
     mean: Tensor
     axes: Tensor
-    judge: Judge
     towers: Any
     states: Any
     codec: Any
     scheduler: Any
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Of clips that went through the codec."""
+        from vtrlib.world.judges import Judge
+
+        return Judge(self.stage, self.through)
 
     def seen(self, frames: Tensor) -> Tensor:
         """The tiny CLIP's embeddings of clips, (V, F, D)."""
@@ -93,14 +99,13 @@ class Bank:
 
 @cache
 def bank(size: int | None = None) -> Bank:
-    """The bank, of the first `size` clips; about twenty seconds, once."""
+    """The bank, of the first `size` clips; once; about ten seconds for all 2,000."""
     import torch
 
     from vtrlib.clip import load
     from vtrlib.ragme import video_embedding
     from vtrlib.ragme.tiny import PixelCodec, TinyStates, dark_scheduler
     from vtrlib.world import DarkStage
-    from vtrlib.world.judges import Judge
 
     stage, codec, towers = DarkStage("train", size=size), PixelCodec(), load("tiny").frozen()
     with torch.no_grad():
@@ -112,15 +117,13 @@ def bank(size: int | None = None) -> Bank:
     latents = codec.encode(stage.frames)
     flat = latents.flatten(1)
     mean = flat.mean(0)
-    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        torch.manual_seed(0)
         _, _, axes = torch.pca_lowrank(flat, FEATURES, niter=4)
     return Bank(
         stage, frames, captions, latents, _quantile(pairs, DEDUP),
         {"video": _quantile(pairs, MINIMUM), "text": _quantile((asked @ videos.mT).flatten(), MINIMUM)},
-        mean, axes, Judge(stage, lambda clips: codec.decode(codec.encode(clips))), towers, TinyStates(towers), codec,
-        dark_scheduler(),
+        mean, axes, towers, TinyStates(towers), codec, dark_scheduler(),
     )  # fmt: skip
 
 
@@ -221,9 +224,12 @@ class Adapting:
 
 def adapt(
     known: Bank, unet: nn.Module, shown: str, *, seed: int, steps: int, rate: float, positions: int = 0,
-    batch: int = 16, k: int = 5, until: int | None = None, **config: Any,
+    batch: int = 16, k: int = 5, lowest: int = LOWEST, until: int | None = None, **config: Any,
 ) -> tuple[RagMe, list[float]]:  # fmt: skip
     """Train RagCA on a frozen base; or, for what is shown "nothing", the base's own temporal attentions.
+
+    Steps of the process are drawn from `lowest` on: where less noise is, a clip's motion can be seen, and what was
+    retrieved has nothing to add.
 
     Returns:
         The wrapped model, and the losses. Nothing of the given U-Net changes.
@@ -247,7 +253,8 @@ def adapt(
         trained = model.unet
 
     def loss(module: nn.Module, data: Mapping[str, Tensor]) -> Tensor:
-        return diffusion_loss(module, known.scheduler, **data, of="clean")
+        t = torch.randint(lowest, len(known.scheduler.alphas_cumprod), (len(data["latents"]),))
+        return diffusion_loss(module, known.scheduler, **data, of="clean", t=t)
 
     plan = Training(
         steps=steps, batch_size=batch, learning_rate=rate, schedule="cosine", warmup=0.05, clip=1.0, seed=seed,

@@ -39,7 +39,7 @@ class Recipe:
     rate: float = 1e-3
     clip: float = 1.0
     empty: float = 0.1
-    hidden: float = 0.45
+    hidden: float = 0.35
     average: float = 0.998
 
 
