@@ -250,7 +250,7 @@ def test_what_a_latent_holds_is_exact() -> None:
     """Blocks' bytes stand in it: no more is lost than halving loses."""
     small = clips(2, 3, 3, 8, 4)
     latents = PixelCodec().encode(small.repeat_interleave(2, 3).repeat_interleave(2, 4))
-    levels = nn.functional.pixel_shuffle(latents.transpose(1, 2), 4) * 0.26 - 0.67
+    levels = nn.functional.pixel_shuffle(latents.transpose(1, 2), 4) - 0.73
     assert ((levels + 1) * 127.5).round().byte().equal(small)
 
 
@@ -263,7 +263,7 @@ def test_the_mean_of_latents_is_the_latent_of_the_mean() -> None:
     codec = PixelCodec()
     latents, of_mean = codec.encode(three.byte()), codec.encode(mean[None].byte())
     torch.testing.assert_close(latents.mean(0, keepdim=True), of_mean, atol=2e-6, rtol=0)
-    assert (latents - of_mean).abs().max() > 0.5
+    assert (latents - of_mean).abs().max() > 0.1
     # So Eq. 7 starts from the mean clip.
     noise = features(1, 48, 4, 2, 1, seed=3)
     begun = rag_init(dark_scheduler(), latents[None], noise)
@@ -271,15 +271,18 @@ def test_the_mean_of_latents_is_the_latent_of_the_mean() -> None:
     torch.testing.assert_close(begun, level**0.5 * of_mean + (1 - level) ** 0.5 * noise, atol=2e-6, rtol=0)
 
 
-def test_latents_of_the_stage_are_standard_and_any_latent_decodes() -> None:
+def test_latents_of_the_stage_and_of_anything() -> None:
+    """The ground is about 0; and a clip hardly shows at the schedule's last step, which it would at a variance of 1."""
     latents = PixelCodec().encode(DarkStage("train", size=100).frames)
     assert latents.shape == (100, 48, 8, 4, 4)
-    assert abs(float(latents.mean())) < 0.1 and 0.8 < float(latents.std()) < 1.2
+    assert abs(float(latents.median())) < 0.1 and 0.2 < float(latents.std()) < 0.3
+    loud = (signal_level(dark_scheduler()) * latents.square().flatten(1).sum(1).mean()).sqrt()  # in spreads of the noise
+    assert 1 < loud < 2 and loud / latents.std() > 5
     far = PixelCodec().decode(torch.stack([torch.full((48, 1, 1, 1), level) for level in (-9.0, 9.0)]))
     assert far[0].eq(0).all() and far[1].eq(255).all()
     half = latents[:3].bfloat16()
     apart = PixelCodec().decode(half).int() - PixelCodec().decode(latents[:3]).int()
-    assert apart.abs().max() <= 2  # 0.4 % of at most 6 spreads of 33 levels
+    assert apart.abs().max() <= 2  # 0.4 % of at most 255 levels, halved
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), [
@@ -415,5 +418,5 @@ def test_sampling_starts_from_the_mean_clip() -> None:
     for row, start in zip(found.ids.tolist(), made.start(noise, found, 2) - (1 - level) ** 0.5 * noise, strict=True):
         mean = made.collection.clips_at(row).float().mean(0)
         halved = nn.functional.avg_pool2d(mean / 127.5 - 1, 2)
-        expected = nn.functional.pixel_unshuffle((halved + 0.67) / 0.26, 4).transpose(0, 1)
+        expected = nn.functional.pixel_unshuffle(halved + 0.73, 4).transpose(0, 1)
         torch.testing.assert_close(start / level**0.5, expected, atol=1e-4, rtol=0)
