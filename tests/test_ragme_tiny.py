@@ -303,18 +303,27 @@ def test_clips_refused(call: Callable[[], object], kind: type[Exception], messag
 
 
 def test_states() -> None:
-    """Of each prompt by itself what the tower says of its tokens, then zeros."""
+    """Of each prompt by itself its words and places, normed, then zeros; opposite words are far apart."""
     towers, texts = load("tiny").frozen(), ["", "a red seven", "an eight in purple flashes on and off"]
     found = TinyStates()(texts)
     assert found.shape == (3, 12, 64) and not found.requires_grad
     for row, text in enumerate(texts):
         count = 2 + len(text.split())
         ids, _ = towers.tokenize([text])
-        alone = towers.model.text_model(input_ids=ids).last_hidden_state[0]
+        tower = towers.model.text_model
+        first = tower(input_ids=ids, output_hidden_states=True).hidden_states[0][0]
+        about = first - first.mean(-1, keepdim=True)
+        norm = tower.final_layer_norm
+        alone = about / (about.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
         assert len(alone) == count
         torch.testing.assert_close(found[row, :count], alone, atol=1e-4, rtol=0)
         assert found[row, count:].eq(0).all() and found[row, :count].ne(0).any(1).all()
     torch.testing.assert_close(TinyStates(towers, 5)(texts[1:2]), found[1:2, :5], atol=1e-4, rtol=0)
+    up, down, three = TinyStates(towers)(["a red seven moves up", "a red seven moves down", "a red three moves up"])
+    ways, things = ((up - other).norm(dim=-1) for other in (down, three))
+    assert 6.5 < ways.max() < 7 and 9.5 < things.max() < 10.5
+    last = [towers.token_states(*towers.tokenize([f"a red seven moves {way}"]))[0] for way in ("up", "down")]
+    assert (last[0] - last[1]).norm(dim=-1).max() < 1.8
 
 
 def test_towers_given_are_frozen() -> None:

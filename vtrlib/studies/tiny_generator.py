@@ -34,7 +34,7 @@ class Recipe:
 
     seed: int = 0
     worlds: tuple[int, ...] = (1, 2, 3, 4)
-    steps: int = 5000
+    steps: int = 8000
     batch: int = 16
     rate: float = 1e-3
     clip: float = 1.0
