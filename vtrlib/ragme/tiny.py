@@ -108,9 +108,10 @@ class PixelCodec:
     Halving loses fine strokes, as an autoencoder does; the rest is exact. A latent is a
     block's pixels on the scale -1 … 1, the stage's ground subtracted, so that the mean
     of several clips' latents is the latent of their mean. They are not brought to a
-    variance of 1, as latents usually are: where almost all is ground, the last step of
-    the schedule would then still show what moves and how, and neither a text nor a
-    neighbour would have anything to add.
+    variance of 1, as latents usually are: where almost all is ground, a clip would then
+    stand out of the schedule's last noise by five standard deviations. A generator
+    would learn to see there what moves and how, and sampling starts from noise in which
+    there is nothing to see.
     """
 
     channels = 48  # 3 · 4 · 4
