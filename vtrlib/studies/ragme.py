@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Adapting", "Bank", "adapt", "adapted", "bank", "generate", "judged", "neighbours", "precision"]
 
 PROMPTS = 96  # clips of the test split that are asked for, by their captions
-SAMPLING = {"steps": 20, "guidance": 2.0}
+STEPS, GUIDANCE = 20, 2.0  # of the sampler
 DEDUP, MINIMUM = 0.999, 0.99  # quantiles of similarities in the training split; see `Bank`
 LOWEST = 500  # step of the process from which adapters are trained
 RADIUS = 0.99  # as released: a training clip and its twins are no neighbours of it
@@ -269,8 +269,8 @@ def _same(batch: Any) -> Any:
 
 def generate(
     known: Bank, model: RagMe, prompts: Sequence[str], noise: Tensor, found: Retrieved | None = None, *,
-    rag_ca: bool = False, rag_init: bool = False, steps: int = SAMPLING["steps"],
-    guidance: float = SAMPLING["guidance"], batch: int = 48,
+    rag_ca: bool = False, rag_init: bool = False, steps: int = STEPS,
+    guidance: float = GUIDANCE, batch: int = 48,
 ) -> Tensor:  # fmt: skip
     """Latents of clips, (Q, C, F, h, w), from given noise, each prompt as if it were alone."""
     import torch
@@ -305,10 +305,10 @@ def judged(known: Bank, latents: Tensor, wanted: DarkStage, found: Retrieved | N
 
     "motion", "axis" (the motion or its reverse), "digit", "colour": share right, per cent; "direction": of motions that
     have another reverse, where the axis is right, the share that go the right way, and 50 where there is none; "none":
-    share without any motion that is known; "path", "jerk": means, pixels; "dynamic": share of clips that change as much from frame to
-    frame as nine tenths of real ones do, per cent; "motion distance", "appearance distance": Fréchet, to clips of the bank;
-    "alignment": the tiny CLIP's mean cosine of frames and "a red seven"; "copy": the mean cosine to the most similar
-    clip of the bank, about the bank's mean, and, with neighbours, "copy of neighbour".
+    share without any motion that is known; "path", "jerk": means, pixels; "dynamic": share of clips that change as much
+    from frame to frame as nine tenths of real ones do, per cent; "motion distance", "appearance distance": Fréchet, to
+    clips of the bank; "alignment": the tiny CLIP's mean cosine of frames and "a red seven"; "copy": the mean cosine to
+    the most similar clip of the bank, about the bank's mean, and, with neighbours, "copy of neighbour".
 
     Args:
         known: the bank.
