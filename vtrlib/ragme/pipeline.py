@@ -104,6 +104,20 @@ class Codec(Protocol):
         ...
 
 
+def clip_sizes(clips: Tensor) -> dict[str, int]:
+    """n, F, H and W of bytes (n, F, 3, H, W).
+
+    Raises:
+        TypeError: no tensor. ValueError: no bytes, or another shape.
+    """
+    known = check.sizes("clips", clips, "n F c H W", {"c": 3})
+    if clips.dtype != torch.uint8:
+        raise ValueError(
+            f"clips: found {clips.dtype}, expected bytes (uint8) from 0 to 255."
+        )
+    return known
+
+
 class VAECodec:
     """The autoencoder of a latent diffusion model, frame by frame.
 
@@ -124,11 +138,7 @@ class VAECodec:
         Raises:
             ValueError: they are no bytes, or have another shape.
         """
-        check.sizes("clips", clips, "n F c H W", {"c": 3})
-        if clips.dtype != torch.uint8:
-            raise ValueError(
-                f"clips: found {clips.dtype}, expected bytes (uint8) from 0 to 255."
-            )
+        clip_sizes(clips)
         frames = clips.flatten(0, 1).to(self.vae.device, self.vae.dtype) / 127.5 - 1
         posterior = self.vae.encode(frames).latent_dist
         latents = posterior.sample(generator) if self.draw else posterior.mode()

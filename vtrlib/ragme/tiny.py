@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vtrlib import check
 from vtrlib.clip import Towers, load
+from vtrlib.ragme.pipeline import clip_sizes
 from vtrlib.shipped import verify
 
 __all__ = [
@@ -124,11 +125,7 @@ class PixelCodec:
         Raises:
             TypeError: no tensor. ValueError: no bytes, or another shape.
         """
-        known = check.sizes("clips", clips, "n F c H W", {"c": 3})
-        if clips.dtype != torch.uint8:
-            raise ValueError(
-                f"clips: found {clips.dtype}, expected bytes (uint8) from 0 to 255."
-            )
+        known = clip_sizes(clips)
         if known["H"] % self.factor or known["W"] % self.factor:
             raise ValueError(
                 f"clips: found frames of {known['H']} × {known['W']}, expected sides "

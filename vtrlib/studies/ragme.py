@@ -41,6 +41,7 @@ class Bank:
     Attributes:
         stage: the clips and their truth.
         frames: (V, F, D), the tiny CLIP's embeddings of them.
+        videos: (V, D), of each clip as a whole, by which it is found.
         captions: (V, D), of their captions, for the retriever that reads.
         latents: (V, C, F, h, w), for RagInit.
         dedup: $\delta_{dedup}$, the 0.999 quantile of the similarities of two clips (the paper's 0.965 is a number of
@@ -53,6 +54,7 @@ class Bank:
 
     stage: DarkStage
     frames: Tensor
+    videos: Tensor
     captions: Tensor
     latents: Tensor
     dedup: float
@@ -73,10 +75,7 @@ class Bank:
 
     def seen(self, frames: Tensor) -> Tensor:
         """The tiny CLIP's embeddings of clips, (V, F, D)."""
-        import torch
-
-        with torch.no_grad():
-            return torch.cat([self.towers.encode_frames(part) for part in frames.split(200)])
+        return _seen(self.towers, frames)
 
     def said(self, prompts: Sequence[str]) -> Tensor:
         """The tiny CLIP's embeddings of sentences, (Q, D)."""
@@ -96,6 +95,13 @@ class Bank:
         return (latents.flatten(1) - self.mean) @ self.axes
 
 
+def _seen(towers: Any, frames: Tensor) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([towers.encode_frames(part) for part in frames.split(200)])
+
+
 @cache
 def bank(size: int | None = None) -> Bank:
     """The bank, of the first `size` clips; once; about ten seconds for all 2,000."""
@@ -107,8 +113,8 @@ def bank(size: int | None = None) -> Bank:
     from vtrlib.world import DarkStage
 
     stage, codec, towers = DarkStage("train", size=size), PixelCodec(), load("tiny").frozen()
+    frames = _seen(towers, stage.frames)
     with torch.no_grad():
-        frames = torch.cat([towers.encode_frames(part) for part in stage.frames.split(200)])
         captions = towers.encode_text(stage.prompts())
         asked = towers.encode_text(DarkStage("val").prompts())
     videos = video_embedding(frames)
@@ -120,7 +126,7 @@ def bank(size: int | None = None) -> Bank:
         torch.manual_seed(0)
         _, _, axes = torch.pca_lowrank(flat, FEATURES, niter=4)
     return Bank(
-        stage, frames, captions, latents, _quantile(pairs, DEDUP),
+        stage, frames, videos, captions, latents, _quantile(pairs, DEDUP),
         {"video": _quantile(pairs, MINIMUM), "text": _quantile((asked @ videos.mT).flatten(), MINIMUM)},
         mean, axes, towers, TinyStates(towers), codec, dark_scheduler(),
     )  # fmt: skip
@@ -151,7 +157,7 @@ def neighbours(
     import torch
 
     from vtrlib import check
-    from vtrlib.ragme import Retrieved, retrieve, video_embedding
+    from vtrlib.ragme import Retrieved, retrieve
 
     check.one_of("how", how, RETRIEVERS)
     if how in ("motion", "random"):
@@ -162,7 +168,7 @@ def neighbours(
         lots = torch.rand(fits.shape, generator=generator).masked_fill(~fits, -1)
         lots, ids = lots.topk(k)
         return Retrieved(ids.where(lots >= 0, -1), torch.zeros(ids.shape), lots >= 0)
-    searched = video_embedding(known.frames) if how == "frames" else known.captions
+    searched = known.videos if how == "frames" else known.captions
     return retrieve(
         known.said(prompts), searched, k, known.dedup if dedup and how == "frames" else None,
         known.minimum["text"] if minimum else None, rule,
@@ -187,11 +193,11 @@ class Adapting:
     """
 
     def __init__(self, known: Bank, shown: str, k: int = 5, empty: float = 0.2) -> None:
-        from vtrlib.ragme import retrieve, video_embedding
+        from vtrlib.ragme import retrieve
 
         self.known, self.shown, self.k, self.empty = known, shown, k, empty
         self.states = known.states(["", *known.stage.prompts(motion=False)])
-        self.videos = videos = video_embedding(known.frames)
+        videos = known.videos
         self.found = (
             retrieve(videos, videos, k, known.dedup, known.minimum["video"], radius=RADIUS)
             if shown == "similar" else None
@@ -215,7 +221,7 @@ class Adapting:
             ids, mask = self.found.ids[rows], self.found.mask[rows]
         else:
             motion = self.known.stage.motion
-            fits = (motion[rows, None] == motion) & (self.videos[rows] @ self.videos.mT < RADIUS)
+            fits = (motion[rows, None] == motion) & (self.known.videos[rows] @ self.known.videos.mT < RADIUS)
             lots, ids = torch.rand(fits.shape).masked_fill(~fits, -1).topk(self.k)
             mask = lots >= 0
         return {**batch, "z": self.known.frames[ids.clamp_min(0)], "mask": mask}
@@ -259,12 +265,8 @@ def adapt(
         steps=steps, batch_size=batch, learning_rate=rate, schedule="cosine", warmup=0.05, clip=1.0, seed=seed,
     )  # fmt: skip
     data: Any = Adapting(known, shown, k)
-    losses = fit(trained, data, loss, plan, collate=_same, until=until).losses
+    losses = fit(trained, data, loss, plan, collate=lambda items: items, until=until).losses
     return model.eval().requires_grad_(False), losses
-
-
-def _same(batch: Any) -> Any:
-    return batch
 
 
 def generate(
@@ -275,12 +277,12 @@ def generate(
     """Latents of clips, (Q, C, F, h, w), from given noise, each prompt as if it were alone."""
     import torch
 
-    parts = []
+    pipe, parts = pipeline(known, model), []
     for start in range(0, len(prompts), batch):
         rows = slice(start, start + batch)
         shown = None if found is None else type(found)(*(one[rows] for one in found))
         parts.append(
-            pipeline(known, model)(
+            pipe(
                 list(prompts[rows]), frames=noise.shape[2], size=_size(known, noise), k=None, found=shown,
                 rag_ca=rag_ca, rag_init=rag_init, steps=steps, guidance=guidance, latents=noise[rows],
             ).latents
@@ -324,18 +326,17 @@ def judged(known: Bank, latents: Tensor, wanted: DarkStage, found: Retrieved | N
 
     clips = known.codec.decode(latents)
     traces = trace(clips)
-    right = known.judge.scored(clips, wanted.digit, wanted.colour, wanted.motion)
+    right = known.judge.scored(clips, wanted.digit, wanted.colour, wanted.motion, traces)
     said, features = motions(traces), motion_features(traces)
-    real, spread = _real(known)
-    change, least = _change(traces), _change_of_real(known)
-    numbers = {f"{name}": 100 * float(one.double().mean()) for name, one in right.items()}
+    real, spread, least = _real(known)
+    numbers = {name: 100 * float(one.double().mean()) for name, one in right.items()}
     axis = said.div(2, rounding_mode="floor") == wanted.motion // 2
     numbers["axis"] = 100 * float(axis.double().mean())
     ways = right["motion"][axis & (wanted.motion < card.MOTIONS.index("spins"))]
     numbers["direction"] = 100 * float(ways.double().mean()) if len(ways) else 50.0
     numbers["none"] = 100 * float((said < 0).double().mean())
     numbers["path"], numbers["jerk"] = float(features[:, 5].mean()), float(features[:, 6].mean())
-    numbers["dynamic"] = 100 * float((change >= least).double().mean())
+    numbers["dynamic"] = 100 * float((_change(traces) >= least).double().mean())
     numbers["motion distance"] = frechet_distance(features / spread, real / spread)
     numbers["appearance distance"] = frechet_distance(known.appearance(latents), known.appearance(known.latents[:REAL]))
     shown, told = known.seen(clips), known.said(wanted.prompts(motion=False))
@@ -356,19 +357,13 @@ def _change(traces: Any) -> Tensor:
 
 
 @cache
-def _real(known: Bank) -> tuple[Tensor, Tensor]:
-    """Motion features of the bank, and their spread."""
+def _real(known: Bank) -> tuple[Tensor, Tensor, float]:
+    """Of clips of the bank the motion features, their spread, and what nine tenths of the clips change at least."""
     from vtrlib.world.judges import motion_features, trace
 
-    features = motion_features(trace(known.through(known.stage.frames[:REAL])))
-    return features, features.std(0)
-
-
-@cache
-def _change_of_real(known: Bank) -> float:
-    from vtrlib.world.judges import trace
-
-    return float(_change(trace(known.through(known.stage.frames[:REAL]))).quantile(0.1))
+    traces = trace(known.through(known.stage.frames[:REAL]))
+    features = motion_features(traces)
+    return features, features.std(0), float(_change(traces).quantile(0.1))
 
 
 ADAPTED: dict[str, dict[str, Any]] = {  # what ships: shown, and positions

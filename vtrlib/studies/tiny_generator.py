@@ -126,12 +126,8 @@ def pretrain(
         warmup=0.05, clip=recipe.clip, seed=recipe.seed, checkpoint_every=500,
     )  # fmt: skip
     data: Any = Painted(recipe.worlds, recipe.empty, recipe.hidden)
-    history = fit(both, data, loss, config, optimiser=adamw, collate=_same, folder=folder, until=until)
+    history = fit(both, data, loss, config, optimiser=adamw, collate=lambda items: items, folder=folder, until=until)
     return averaged.module.requires_grad_(True), history.losses
-
-
-def _same(batch: Any) -> Any:
-    return batch
 
 
 def ship(folder: Path, recipe: Recipe, kept: Path | None = None) -> dict[str, Any]:

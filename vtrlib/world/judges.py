@@ -8,6 +8,7 @@ is measured (`Judge.scored`) before it judges anything else.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -146,8 +147,9 @@ def motion_features(found: Traces) -> Tensor:
     """A clip's motion in seven numbers, (V, 7), in the order of `FEATURES`.
 
     Pixels to the right and down from first frame to last; logarithm of the factor by which it grows; ink of the frames
-    in which a blinking digit is away by that of those in which it shows, or the other way round, 0 … 1; mean of the turn's sense by transition, −1 … 1, without
-    sign; length of its centre's path, pixels; mean length of the path's second difference, pixels.
+    in which a blinking digit is away by that of those in which it shows, or the other way round, 0 … 1; mean of the
+    turn's sense by transition, −1 … 1, without sign; length of its centre's path, pixels; mean length of the path's
+    second difference, pixels.
     """
     across, down = (_travel(one, found.seen) for one in (found.x, found.y))
     growth = _travel(found.size.clamp_min(0.5).log(), found.seen)
@@ -183,8 +185,8 @@ class Judge:
         through: what generated clips went through, such as a codec's decode of its encode, done to the real ones too.
     """
 
-    def __init__(self, stage: DarkStage, through: object = None) -> None:
-        frames = through(stage.frames) if callable(through) else stage.frames
+    def __init__(self, stage: DarkStage, through: Callable[[Tensor], Tensor] | None = None) -> None:
+        frames = through(stage.frames) if through else stage.frames
         found = trace(frames)
         looks = self._looks(found)
         upright = (stage.motion != card.MOTIONS.index("spins"))[:, None] & found.seen
@@ -232,9 +234,11 @@ class Judge:
         nearest = (functional.normalize(added, dim=1) @ functional.normalize(known, dim=1).mT).argmax(1)
         return torch.where((ink.sum((2, 3)) > _EMPTY).any(1), nearest, -1)
 
-    def scored(self, frames: Tensor, digit: Tensor, colour: Tensor, motion: Tensor) -> dict[str, Tensor]:
-        """Whether each clip shows what it should, (V,) bool each: "digit", "colour", "motion"."""
-        found = trace(frames)
+    def scored(
+        self, frames: Tensor, digit: Tensor, colour: Tensor, motion: Tensor, found: Traces | None = None
+    ) -> dict[str, Tensor]:
+        """Whether each clip shows what it should, (V,) bool each: "digit", "colour", "motion"; `found` if it is traced."""
+        found = found or trace(frames)
         return {
             "digit": self.digits(found) == digit,
             "colour": self.colours(frames) == colour,
