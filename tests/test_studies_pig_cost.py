@@ -106,13 +106,14 @@ def test_a_peak_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not RESETS, reason="needs a Linux that lets a process reset its peak")
 def test_memory_that_was_given_back_is_forgotten() -> None:
-    size = 64
+    # Linux counts pages by processor and adds up now and then: with many of them a count is some 100 MiB behind.
+    size = 512
     before = study._most_memory()
-    torch.ones(size, 2**18).sum()  # 64 MiB, for a moment
+    torch.ones(size, 2**18).sum()  # 512 MiB, for a moment
     most = study._most_memory()
-    assert most >= study._most_memory(reset=True) + size / 2 and most >= before
+    assert most >= before and most >= study._most_memory(reset=True) + size / 2
     kept = torch.ones(size, 2**18)
-    assert study._most_memory() >= study._most_memory(reset=True) >= size and kept[0, 0] == 1
+    assert study._most_memory() >= size / 2 and study._most_memory(reset=True) >= size / 2 and kept[0, 0] == 1
 
 
 def test_everything_that_the_ledger_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
