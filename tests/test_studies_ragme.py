@@ -183,26 +183,29 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(study.generate.__kwdefaults__, "steps", 2)
 
 
-def clips(seed: int, told: bool, adapted: bool = False, **ways: object) -> dict[str, float]:
+def clips(seed: int, told: bool, shown: str = "", **ways: object) -> dict[str, float]:
     """What the main table's ways come to, step by step."""
     asked = DarkStage("test", size=3)
     start = torch.randn(3, 48, 8, 4, 4, generator=torch.Generator().manual_seed(seed))
     model = RagMe(lively(), Config(**study.SIZES)).eval()
-    if adapted:
-        model, _ = study.adapt(known(), lively(), "similar", seed=seed, steps=2, rate=1e-2, k=2)
+    if shown:
+        rate = {"similar": 1e-2, "nothing": 3e-3}[shown]
+        model, _ = study.adapt(known(), lively(), shown, seed=seed, steps=2, rate=rate, k=2)
     made = study.generate(known(), model, asked.prompts(motion=told), start, **ways)  # type: ignore[arg-type]
     return study.judged(known(), made, asked, ways.get("found"))  # type: ignore[arg-type]
 
 
 def test_the_main_table_says_what_it_is(small: None) -> None:
-    found = study.main_table(1, prompts=3, steps=2, rate=1e-2, k=2)
+    found = study.main_table(1, prompts=3, steps=2, rate=1e-2, tuned_rate=3e-3, k=2)
     asked = DarkStage("test", size=3)
     for name, expected in {
+        "real": study.judged(known(), known().codec.encode(asked.frames), asked),
         "base": clips(1, told=False),
         "told": clips(1, told=True),
+        "finetuned": clips(1, False, "nothing"),
         "RagInit, motion": clips(1, False, found=near_of(asked, "motion", 1), rag_init=True),
-        "RagCA, captions": clips(1, False, adapted=True, found=near_of(asked, "captions", 1), rag_ca=True),
-        "both, frames": clips(1, False, True, found=near_of(asked, "frames", 1), rag_ca=True, rag_init=True),
+        "RagCA, captions": clips(1, False, "similar", found=near_of(asked, "captions", 1), rag_ca=True),
+        "both, frames": clips(1, False, "similar", found=near_of(asked, "frames", 1), rag_ca=True, rag_init=True),
     }.items():
         for key, value in expected.items():
             assert found[f"{name}/{key}"] == pytest.approx(value, rel=1e-4, abs=1e-4), (name, key)
@@ -215,25 +218,28 @@ def near_of(asked: DarkStage, how: str, seed: int) -> Retrieved:
 
 
 def test_positions_are_shown_the_right_clips_and_their_reverse(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[bool, int]] = []
+    shown: list[str] = []
     real = study.judged
 
     def watched(bank: study.Bank, made: Tensor, asked: DarkStage, found: Retrieved) -> dict[str, float]:
-        motion = bank.stage.motion[found.ids]
-        forwards = bool((motion == asked.motion[:, None]).all())
-        assert forwards or bool((motion == torch.tensor(card.OPPOSITE)[asked.motion][:, None]).all())
-        shown.append((forwards, len(made)))
+        captions = study.neighbours(bank, asked.prompts(), asked.motion, 2, "captions")
+        for name, expected in (("right", asked.motion), ("reverse", torch.tensor(card.OPPOSITE)[asked.motion])):
+            if bool((bank.stage.motion[found.ids] == expected[:, None]).all()):
+                shown.append(name)
+        if torch.equal(found.ids, captions.ids):
+            shown.append("captions")
+        assert len(made) == 3
         return real(bank, made, asked, found)
 
     monkeypatch.setattr(study, "judged", watched)
-    found = study.positions(0, prompts=3, steps=1, rate=1e-3, k=2)
-    assert shown == [(True, 3), (False, 3)] * 4
+    found = study.positions(0, prompts=3, steps=1, rate=1e-3, k=2, guidance=1.0)
+    assert shown == ["right", "reverse", "captions"] * 4
     names = {name.split("/")[0] for name in found}
-    assert len(names) == 8 and "motion, no positions, reverse" in names
+    assert len(names) == 12 and "motion, no positions, reverse" in names
 
 
 def test_sweeps_change_one_rule_at_a_time(small: None) -> None:
-    found = study.sweeps(0, prompts=3, steps=1, rate=1e-3, ks=[1, 4], samplings=[2, 3])
+    found = study.sweeps(0, prompts=3, steps=1, rate=1e-3, ks=[1, 4], samplings=[2, 3], guidance=1.0)
     names = {name.split("/")[0] for name in found}
     assert {"RagCA, K=4", "RagCA, K=4, twins kept", "RagCA, K=4, minimum", "RagInit, motion, K=4"} <= names
     assert {"base, 3 steps", "RagInit, motion, 3 steps", "RagInit, motion, 3 steps, first"} <= names
@@ -243,7 +249,7 @@ def test_sweeps_change_one_rule_at_a_time(small: None) -> None:
 
 
 def test_readings_are_trained_as_they_are_asked(small: None) -> None:
-    found = study.readings(0, prompts=2, steps=1, rate=1e-3, k=2, switches=["tokens", "block"])
+    found = study.readings(0, prompts=2, steps=1, rate=1e-3, k=2, switches=["tokens", "block"], guidance=1.0)
     assert {name.split("/")[0] for name in found} == {"paper", "tokens", "block", "all four"}
 
 

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from vtrlib import world
 from vtrlib.ragme import diffusion_loss
 from vtrlib.ragme.tiny import PixelCodec, TinyStates, dark_scheduler, load_generator, tiny_unet
+from vtrlib.studies import tiny_generator
 from vtrlib.studies.tiny_generator import Painted, Recipe, pretrain, ship
 
 WORLDS = (2, 3)
@@ -231,7 +232,8 @@ def test_it_goes_on_from_a_folder(tmp_path: Path) -> None:
         pretrain(tiny_unet(), replace(SHORT, batch=2), folder=tmp_path)
 
 
-def test_what_ships_is_written_whole(tmp_path: Path) -> None:
+def test_what_ships_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_generator, "scores", lambda unet: {"told": {"motion": float(unet.conv_in.weight.sum())}})
     facts = ship(tmp_path, SHORT)
     _, average, losses, _ = whole()
     assert json.loads((tmp_path / "recipe.json").read_text("utf-8")) == json.loads(json.dumps(facts))
@@ -242,5 +244,22 @@ def test_what_ships_is_written_whole(tmp_path: Path) -> None:
     told = facts["recipe"]
     assert Recipe(**{**told, "worlds": tuple(told["worlds"])}) == SHORT
     loaded = weights(load_generator(tmp_path))
+    assert facts["scores"] == {"told": {"motion": float(loaded["conv_in.weight"].sum())}}
     assert same(loaded, {name: weight.half().float() for name, weight in average.items()})
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000  # half precision
+
+
+def test_scores_are_of_the_same_captions_told_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtrlib.studies import ragme
+
+    small = ragme.bank(40)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ragme, "bank", lambda: small)
+    monkeypatch.setitem(ragme.generate.__kwdefaults__, "steps", 2)
+    real = ragme.generate
+    monkeypatch.setattr(ragme, "generate", lambda *given: asked.append(given[2]) or real(*given))
+    found = tiny_generator.scores(tiny_unet(), prompts=4)
+    wanted = world.DarkStage("val", size=4)
+    assert asked == [wanted.prompts(), wanted.prompts(motion=False)]
+    assert set(found) == {"real", "told", "not told"} and found["real"]["motion"] == found["real"]["colour"] == 100
+    assert set(found["told"]) == {"motion", "digit", "colour"} and found["told"] != found["real"]

@@ -1,8 +1,7 @@
 """RagMe on the dark stage: what retrieved clips do for a generator that isn't told how things move.
 
 The generator reads "a red seven"; the retriever may read "a red seven moves left". Everything that the clips' motion is
-worth beyond chance then comes from what was retrieved. (The experiments are not registered before the generator ships;
-their settings stand above them.)
+worth beyond chance then comes from what was retrieved.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vtrlib.experiments import experiment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -435,7 +436,7 @@ def _first_numbers(seed: int, **settings: Any) -> list[float]:
     return [float(frame.abs().sum()) for frame in latents[0].transpose(0, 1)[:3]]
 
 
-# @experiment("ragme-generator", seeds=(0, 1, 2), canary=_first_numbers, prompts=192, guidances=[1.0, 2.0, 4.0])
+@experiment("ragme-generator", seeds=(0, 1, 2), canary=_first_numbers, prompts=PROMPTS, guidances=[1.0, 2.0, 4.0])
 def generator(seed: int, prompts: int, guidances: list[float]) -> dict[str, float]:
     """The tiny generator against real clips: told the motion or not, by guidance; and the floor, real clips judged."""
     from vtrlib.ragme import Config, RagMe
@@ -458,15 +459,21 @@ def _named(name: str, numbers: Mapping[str, float]) -> dict[str, float]:
 WAYS = {"RagInit": (False, True), "RagCA": (True, False), "both": (True, True)}
 
 
-# @experiment("ragme", seeds=(0, 1, 2, 3, 4), canary=_first_losses, prompts=PROMPTS, steps=400, rate=1e-3, k=5)
-def main_table(seed: int, prompts: int, steps: int, rate: float, k: int) -> dict[str, float]:
-    """Base, finetuned without retrieval, RagInit, RagCA and both, by what is retrieved; RagCA as the paper has it."""
+@experiment(
+    "ragme", seeds=(0, 1, 2, 3, 4), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, tuned_rate=1e-3, k=5,
+)  # fmt: skip
+def main_table(seed: int, prompts: int, steps: int, rate: float, tuned_rate: float, k: int) -> dict[str, float]:
+    """Base, finetuned without retrieval, RagInit, RagCA and both, by what is retrieved; RagCA as the paper has it.
+
+    Beside them the real clips that were asked for: how far as many of them are from the bank is the distances' floor.
+    """
     known, base = bank(), _base()
     wanted, noise = _asked(known, seed, prompts)
     hidden, whole = wanted.prompts(motion=False), wanted.prompts()
     adapted, _ = adapt(known, base, "similar", seed=seed, steps=steps, rate=rate, k=k)
-    tuned, _ = adapt(known, base, "nothing", seed=seed, steps=steps, rate=rate)
-    found = _named("base", judged(known, generate(known, adapted, hidden, noise), wanted))
+    tuned, _ = adapt(known, base, "nothing", seed=seed, steps=steps, rate=tuned_rate)
+    found = _named("real", judged(known, known.codec.encode(wanted.frames), wanted))
+    found |= _named("base", judged(known, generate(known, adapted, hidden, noise), wanted))
     found |= _named("told", judged(known, generate(known, adapted, whole, noise), wanted))
     found |= _named("finetuned", judged(known, generate(known, tuned, hidden, noise), wanted))
     for how in RETRIEVERS:
@@ -478,11 +485,13 @@ def main_table(seed: int, prompts: int, steps: int, rate: float, k: int) -> dict
     return found
 
 
-# @experiment("ragme-positions", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=1e-3, k=5)
-def positions(seed: int, prompts: int, steps: int, rate: float, k: int) -> dict[str, float]:
+@experiment(
+    "ragme-positions", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, k=5, guidance=1.0,
+)  # fmt: skip
+def positions(seed: int, prompts: int, steps: int, rate: float, k: int, guidance: float) -> dict[str, float]:
     """RagCA with and without frame positions, trained on similar clips or on clips of the same motion.
 
-    Each is shown clips of the right motion, and of its reverse.
+    Each is shown clips of the right motion, of its reverse, and what captions find.
     """
     import torch
 
@@ -491,25 +500,28 @@ def positions(seed: int, prompts: int, steps: int, rate: float, k: int) -> dict[
     known, base = bank(), _base()
     wanted, noise = _asked(known, seed, prompts)
     hidden = wanted.prompts(motion=False)
-    near = neighbours(known, hidden, wanted.motion, k, "motion", seed=seed)
-    turned = neighbours(known, hidden, torch.tensor(card.OPPOSITE)[wanted.motion], k, "motion", seed=seed)
+    shows = {
+        "right": neighbours(known, hidden, wanted.motion, k, "motion", seed=seed),
+        "reverse": neighbours(known, hidden, torch.tensor(card.OPPOSITE)[wanted.motion], k, "motion", seed=seed),
+        "captions": neighbours(known, wanted.prompts(), wanted.motion, k, "captions"),
+    }
     found: dict[str, float] = {}
     for shown in ("similar", "motion"):
         for count in (0, known.latents.shape[2]):
             model, _ = adapt(known, base, shown, seed=seed, steps=steps, rate=rate, positions=count, k=k)
             name = f"{shown}, {'positions' if count else 'no positions'}"
-            for clips, which in ((near, "right"), (turned, "reverse")):
-                latents = generate(known, model, hidden, noise, clips, rag_ca=True)
+            for which, clips in shows.items():
+                latents = generate(known, model, hidden, noise, clips, rag_ca=True, guidance=guidance)
                 found |= _named(f"{name}, {which}", judged(known, latents, wanted, clips))
     return found
 
 
-# @experiment(
-#     "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=1e-3, ks=[1, 5, 20, 50],
-#     samplings=[5, 10, 20, 50],
-# )  # fmt: skip
+@experiment(
+    "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, ks=[1, 5, 20, 50],
+    samplings=[5, 10, 20, 50], guidance=1.0,
+)  # fmt: skip
 def sweeps(
-    seed: int, prompts: int, steps: int, rate: float, ks: list[int], samplings: list[int]
+    seed: int, prompts: int, steps: int, rate: float, ks: list[int], samplings: list[int], guidance: float
 ) -> dict[str, float]:
     """K, deduplication and minimum for RagCA as the paper has it; K, sampling steps and Eq. 7's t for RagInit."""
     import copy
@@ -524,7 +536,7 @@ def sweeps(
     first = RagMe(copy.deepcopy(base), Config(**SIZES, reading=Reading(start="first")))
 
     def note(name: str, near: Retrieved, **how: Any) -> None:
-        latents = generate(known, model, hidden, noise, near, **how)
+        latents = generate(known, model, hidden, noise, near, guidance=guidance, **how)
         found.update(_named(name, judged(known, latents, wanted, near)))
         found[f"{name}/shown"] = float(near.mask.double().sum(1).mean())
 
@@ -537,15 +549,15 @@ def sweeps(
         note(f"RagInit, motion, K={k}", near, rag_init=True)
     near = neighbours(known, whole, wanted.motion, 5, "motion", seed=seed)
     for count in samplings:
-        latents = generate(known, model, hidden, noise, steps=count)
+        latents = generate(known, model, hidden, noise, guidance=guidance, steps=count)
         found |= _named(f"base, {count} steps", judged(known, latents, wanted))
         note(f"RagInit, motion, {count} steps", near, rag_init=True, steps=count)
-        latents = generate(known, first, hidden, noise, near, rag_init=True, steps=count)
+        latents = generate(known, first, hidden, noise, near, rag_init=True, guidance=guidance, steps=count)
         found |= _named(f"RagInit, motion, {count} steps, first", judged(known, latents, wanted, near))
     return found
 
 
-# @experiment("ragme-latency", seeds=(0, 1, 2), canary=_first_numbers, repeats=5, steps=20, k=5)
+@experiment("ragme-latency", seeds=(0, 1, 2), canary=_first_numbers, repeats=5, steps=20, k=5)
 def latency(seed: int, repeats: int, steps: int, k: int) -> dict[str, float]:
     """One clip on one thread, the least of several times: milliseconds of each part, and ratios to the base."""
     import time
@@ -585,11 +597,13 @@ def latency(seed: int, repeats: int, steps: int, k: int) -> dict[str, float]:
     return found | {f"{name} ratio": found[f"{name} ms"] / found["base ms"] for name in WAYS}
 
 
-# @experiment(
-#     "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=300, rate=1e-3, k=5,
-#     switches=["tokens", "queries", "block", "mid"],
-# )  # fmt: skip
-def readings(seed: int, prompts: int, steps: int, rate: float, k: int, switches: list[str]) -> dict[str, float]:
+@experiment(
+    "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=300, rate=3e-3, k=5,
+    switches=["tokens", "queries", "block", "mid"], guidance=1.0,
+)  # fmt: skip
+def readings(
+    seed: int, prompts: int, steps: int, rate: float, k: int, switches: list[str], guidance: float
+) -> dict[str, float]:
     """RagCA in the paper's reading, with single switches as released, and with all; with positions, so that there is
     something to lose, and trained and asked with clips of the same motion."""
     from vtrlib.ragme import Reading
@@ -606,6 +620,6 @@ def readings(seed: int, prompts: int, steps: int, rate: float, k: int, switches:
             known, base, "motion", seed=seed, steps=steps, rate=rate, positions=known.latents.shape[2], k=k,
             reading=reading,
         )  # fmt: skip
-        latents = generate(known, model, hidden, noise, near, rag_ca=True)
+        latents = generate(known, model, hidden, noise, near, rag_ca=True, guidance=guidance)
         found |= _named(name, judged(known, latents, wanted, near))
     return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vtrlib.training import Config
 
-__all__ = ["Painted", "Recipe", "pretrain", "ship"]
+__all__ = ["Painted", "Recipe", "pretrain", "scores", "ship"]
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,34 @@ def pretrain(
 
 
 def ship(folder: Path, recipe: Recipe, kept: Path | None = None) -> dict[str, Any]:
-    """Train by the recipe, with checkpoints in `kept`, and write what comes of it."""
-    from vtrlib.ragme.tiny import tiny_unet
+    """Train by the recipe, with checkpoints in `kept`, and write what comes of it, with scores."""
+    from vtrlib.ragme.tiny import load_generator, tiny_unet
 
-    return write(folder, recipe, *pretrain(tiny_unet(recipe.seed), recipe, folder=kept))
+    facts = write(folder, recipe, *pretrain(tiny_unet(recipe.seed), recipe, folder=kept))
+    facts["scores"] = scores(load_generator(folder))
+    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    return facts
+
+
+def scores(unet: Any, prompts: int = 96) -> dict[str, dict[str, float]]:
+    """Per cent of clips for captions of the validation split that show the motion, digit and colour.
+
+    "real": of the clips that the captions are of; "told" and "not told" the motion: of generated ones.
+    """
+    import torch
+
+    from vtrlib.ragme import Config, RagMe
+    from vtrlib.studies.ragme import SIZES, bank, generate, judged
+    from vtrlib.world import DarkStage
+
+    known, wanted, model = bank(), DarkStage("val", size=prompts), RagMe(unet, Config(**SIZES)).eval()
+    noise = torch.randn((prompts, *known.latents.shape[1:]), generator=torch.Generator().manual_seed(0))
+    made = {"real": known.codec.encode(wanted.frames)} | {
+        name: generate(known, model, wanted.prompts(motion=told), noise)
+        for name, told in (("told", True), ("not told", False))
+    }
+    numbers = {name: judged(known, latents, wanted) for name, latents in made.items()}
+    return {name: {key: round(one[key], 2) for key in ("motion", "digit", "colour")} for name, one in numbers.items()}
 
 
 def write(folder: Path, recipe: Recipe, made: Any, losses: Sequence[float], every: int = 50) -> dict[str, Any]:
