@@ -518,7 +518,7 @@ def positions(seed: int, prompts: int, steps: int, rate: float, k: int, guidance
 
 @experiment(
     "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, ks=[1, 5, 20, 50],
-    samplings=[5, 10, 20, 50], guidance=1.0,
+    samplings=[5, 10, 20], guidance=1.0,
 )  # fmt: skip
 def sweeps(
     seed: int, prompts: int, steps: int, rate: float, ks: list[int], samplings: list[int], guidance: float
@@ -598,7 +598,7 @@ def latency(seed: int, repeats: int, steps: int, k: int) -> dict[str, float]:
 
 
 @experiment(
-    "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=300, rate=3e-3, k=5,
+    "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=200, rate=3e-3, k=5,
     switches=["tokens", "queries", "block", "mid"], guidance=1.0,
 )  # fmt: skip
 def readings(
