@@ -41,8 +41,8 @@ def right(name: str, told: bool = False, found: Retrieved | None = None, **ways:
 
 
 def test_files_are_small_and_in_half_precision() -> None:
-    adapters = sorted((GENERATOR / "adapters").iterdir())
-    assert [path.stem for path in adapters] == sorted(study.ADAPTED)
+    adapters = sorted((GENERATOR / "adapters").rglob("*.safetensors"))
+    assert [path.parent.name for path in adapters] == sorted(study.ADAPTED)
     assert sum(path.stat().st_size for path in GENERATOR.rglob("*") if path.is_file()) < 5_000_000
     for path in (WEIGHTS, *adapters):
         assert Counter(weight.dtype for weight in load_file(path).values()).keys() == {torch.float16}
@@ -56,6 +56,15 @@ def test_the_recipe_is_the_one_in_the_code() -> None:
     assert len(facts["curve"]) == Recipe().steps / 50 and facts["curve"][-1] < facts["curve"][0] / 5
     scores = facts["scores"]
     assert scores["real"]["motion"] >= scores["told"]["motion"] > scores["not told"]["motion"] + 50
+
+
+@pytest.mark.parametrize("name", study.ADAPTED)
+def test_adapters_come_with_their_recipe(name: str) -> None:
+    facts = json.loads((GENERATOR / "adapters" / name / "recipe.json").read_text("utf-8"))
+    scores = facts.pop("scores")
+    assert facts.pop("sha256") and facts == study.ADAPTED[name]
+    assert set(scores) == {"nothing", "frames", "captions", "motion"}
+    assert scores["motion"] > scores["nothing"]
 
 
 def test_it_does_as_it_is_told() -> None:

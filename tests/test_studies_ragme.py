@@ -1,6 +1,8 @@
 """RagMe's study: what is retrieved, what adapters are trained on, and how clips are scored; in a small bank."""
 
+import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,6 +217,32 @@ def test_the_main_table_says_what_it_is(small: None) -> None:
 
 def near_of(asked: DarkStage, how: str, seed: int) -> Retrieved:
     return study.neighbours(known(), asked.prompts(), asked.motion, 2, how, seed=seed)
+
+
+def test_adapters_are_written_as_they_are_scored(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    how = {"shown": "motion", "positions": 8, "seed": 3, "steps": 2, "rate": 1e-2}
+    monkeypatch.setattr(study, "ADAPTED", {"mine": how})
+    monkeypatch.setattr("vtrlib.ragme.tiny.GENERATOR", tmp_path)
+    made: list[Tensor] = []
+    real = study.judged
+    monkeypatch.setattr(study, "judged", lambda bank, one, asked: made.append(one) or real(bank, one, asked))
+    study.ship_adapters(tmp_path / "adapters", prompts=3)
+    model = study.adapted("mine")
+    expected, _ = study.adapt(known(), lively(), **how)
+    for key, weight in model.added().items():
+        assert weight.equal(expected.added()[key].half().float())
+    facts = json.loads((tmp_path / "adapters" / "mine" / "recipe.json").read_text("utf-8"))
+    assert facts.items() >= how.items() and set(facts["scores"]) == {"nothing", "frames", "captions", "motion"}
+    asked = DarkStage("val", size=3)
+    noise = torch.randn(3, 48, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = study.neighbours(known(), asked.prompts(), asked.motion, 5, "captions")
+    again = study.generate(known(), model, asked.prompts(motion=False), noise, found, rag_ca=True)
+    assert made[2].equal(again) and not made[0].equal(again)
+    with pytest.raises(ValueError, match="sha256"):
+        (tmp_path / "adapters" / "mine" / "model.safetensors").write_bytes(b"other")
+        study.adapted("mine")
 
 
 def test_positions_are_shown_the_right_clips_and_their_reverse(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

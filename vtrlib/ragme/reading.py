@@ -31,7 +31,7 @@ class Reading(Switches):
     r"""Where RagMe's text and its released code differ, the paper's value first.
 
     Both are silent on frame positions, and the configuration of the released weights is
-    not public: the enhancer's depth (6 in the paper, 8 by default in the code), its
+    not in the code: the enhancer's depth (6 in the paper, 8 by default in the code), its
     positions and the norm of the added blocks are fields of `Config`. The code's slips
     (wrapped pixels, frames that are not normalised and grey clips in the place of
     missing ones at inference, a phantom neighbour when the pool exceeds the

@@ -367,38 +367,68 @@ def _real(known: Bank) -> tuple[Tensor, Tensor, float]:
     return features, features.std(0), float(_change(traces).quantile(0.1))
 
 
-ADAPTED: dict[str, dict[str, Any]] = {  # what ships: shown, and positions
-    "similar": {"shown": "similar", "positions": 0},
-    "motion": {"shown": "motion", "positions": 8},
+ADAPTED: dict[str, dict[str, Any]] = {  # what ships, by settings of `adapt`
+    "similar": {"shown": "similar", "positions": 0, "seed": 0, "steps": 400, "rate": 3e-3},
+    "motion": {"shown": "motion", "positions": 8, "seed": 0, "steps": 1000, "rate": 3e-3},
 }
 
 
 def adapted(name: str = "similar") -> RagMe:
     """The tiny generator with what RagMe adds, as it ships: "similar", RagCA as in the paper, trained with clips that
-    look alike; or "motion", with frame positions, trained with clips of the same motion."""
+    look alike; or "motion", with frame positions, trained with clips of the same motion.
+
+    Raises:
+        FileNotFoundError, ValueError: of `vtrlib.shipped.verify`; another name.
+    """
+    import json
+
     from safetensors.torch import load_file
 
     from vtrlib import check
     from vtrlib.ragme import Config, RagMe
     from vtrlib.ragme.tiny import GENERATOR
+    from vtrlib.shipped import verify
 
     check.one_of("name", name, ADAPTED)
-    model = RagMe(_base(), Config(**SIZES, positions=ADAPTED[name]["positions"]))
-    weights = load_file(GENERATOR / "adapters" / f"{name}.safetensors")
-    model.load_added({key: weight.float() for key, weight in weights.items()})
+    place = GENERATOR / "adapters" / name
+    verify(place)
+    model = RagMe(_base(), Config(**json.loads((place / "config.json").read_text("utf-8"))))
+    model.load_added({key: weight.float() for key, weight in load_file(place / "model.safetensors").items()})
     return model.eval().requires_grad_(False)
 
 
-def ship_adapters(folder: Path, steps: int, rate: float) -> None:
-    """Train what ships, seed 0, and write it in half precision."""
+def ship_adapters(folder: Path, prompts: int = PROMPTS) -> None:
+    """Train what ships and write it in half precision, with sizes, recipe, hash and scores.
+
+    Scores are the per cent of clips for captions of the validation split that move as they should, the generator not
+    told, by what RagCA is shown.
+    """
+    import hashlib
+    import json
+
     import torch
     from safetensors.torch import save_file
 
+    from vtrlib.world import DarkStage
+
+    known, wanted = bank(), DarkStage("val", size=prompts)
+    noise = torch.randn((prompts, *known.latents.shape[1:]), generator=torch.Generator().manual_seed(0))
     for name, how in ADAPTED.items():
-        model, _ = adapt(bank(), _base(), seed=0, steps=steps, rate=rate, **how)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: weight.to(torch.float16).contiguous() for key, weight in model.added().items()}
-        save_file(weights, folder / f"{name}.safetensors")
+        model, _ = adapt(known, _base(), **how)
+        added = {key: weight.to(torch.float16).contiguous() for key, weight in model.added().items()}
+        model.load_added({key: weight.float() for key, weight in added.items()})
+        scores: dict[str, float] = {}
+        for shown in ("nothing", "frames", "captions", "motion"):
+            found = None if shown == "nothing" else neighbours(known, wanted.prompts(), wanted.motion, 5, shown)
+            made = generate(known, model, wanted.prompts(motion=False), noise, found, rag_ca=found is not None)
+            scores[shown] = round(judged(known, made, wanted)["motion"], 2)
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        save_file(added, place / "model.safetensors")
+        digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()
+        sizes = {**SIZES, "positions": how["positions"]}
+        for file, facts in (("config", sizes), ("recipe", {**how, "sha256": digest, "scores": scores})):
+            (place / f"{file}.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 def _base() -> Any:
