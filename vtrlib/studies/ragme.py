@@ -548,12 +548,14 @@ def positions(seed: int, prompts: int, steps: int, rate: float, k: int, guidance
 
 @experiment(
     "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, ks=[1, 5, 20, 50],
-    samplings=[5, 10, 20], guidance=1.0,
+    twins=[5, 20], minima=[20, 50], samplings=[5, 10], guidance=1.0,
 )  # fmt: skip
 def sweeps(
-    seed: int, prompts: int, steps: int, rate: float, ks: list[int], samplings: list[int], guidance: float
-) -> dict[str, float]:
-    """K, deduplication and minimum for RagCA as the paper has it; K, sampling steps and Eq. 7's t for RagInit."""
+    seed: int, prompts: int, steps: int, rate: float, ks: list[int], twins: list[int], minima: list[int],
+    samplings: list[int], guidance: float,
+) -> dict[str, float]:  # fmt: skip
+    """K for RagCA as the paper has it, for some K without deduplication (`twins`) or with a minimum (`minima`); K,
+    sampling steps and Eq. 7's t for RagInit."""
     import copy
 
     from vtrlib.ragme import Config, RagMe, Reading
@@ -571,7 +573,9 @@ def sweeps(
         found[f"{name}/shown"] = float(near.mask.double().sum(1).mean())
 
     for k in ks:
-        for dedup, minimum in ((True, False), (False, False), (True, True)):
+        for dedup, minimum, wished in ((True, False, ks), (False, False, twins), (True, True, minima)):
+            if k not in wished:
+                continue
             near = neighbours(known, whole, wanted.motion, k, dedup=dedup, minimum=minimum)
             rules = f"K={k}{'' if dedup else ', twins kept'}{', minimum' if minimum else ''}"
             note(f"RagCA, {rules}", near, rag_ca=True)
@@ -628,7 +632,7 @@ def latency(seed: int, repeats: int, steps: int, k: int) -> dict[str, float]:
 
 
 @experiment(
-    "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=200, rate=3e-3, k=5,
+    "ragme-readings", seeds=(0, 1, 2), canary=_first_losses, prompts=48, steps=200, rate=3e-3, k=5,
     switches=["tokens", "queries", "block", "mid"], guidance=1.0,
 )  # fmt: skip
 def readings(
