@@ -181,7 +181,8 @@ def test_scores_against_loops() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments on the small bank, an untrained base and few steps."""
     monkeypatch.setattr(study, "_base", lively)
-    monkeypatch.setattr(study, "bank", lambda size=None: known())
+    few = known()  # before it is patched
+    monkeypatch.setattr(study, "bank", lambda size=None: few)
     monkeypatch.setitem(study.generate.__kwdefaults__, "steps", 2)
 
 
