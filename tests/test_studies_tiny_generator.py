@@ -233,7 +233,10 @@ def test_it_goes_on_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_ships_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_generator, "scores", lambda unet: {"told": {"motion": float(unet.conv_in.weight.detach().sum())}})
+    def weight_of(unet: nn.Module) -> dict[str, dict[str, float]]:
+        return {"told": {"motion": float(unet.get_parameter("conv_in.weight").detach().sum())}}
+
+    monkeypatch.setattr(tiny_generator, "scores", weight_of)
     facts = ship(tmp_path, SHORT)
     _, average, losses, _ = whole()
     assert json.loads((tmp_path / "recipe.json").read_text("utf-8")) == json.loads(json.dumps(facts))
