@@ -547,7 +547,7 @@ def positions(seed: int, prompts: int, steps: int, rate: float, k: int, guidance
 
 
 @experiment(
-    "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=PROMPTS, steps=400, rate=3e-3, ks=[1, 5, 20, 50],
+    "ragme-sweeps", seeds=(0, 1, 2), canary=_first_losses, prompts=48, steps=400, rate=3e-3, ks=[1, 5, 20, 50],
     twins=[5, 20], minima=[20, 50], samplings=[5, 10], guidance=1.0,
 )  # fmt: skip
 def sweeps(
