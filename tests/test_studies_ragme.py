@@ -268,7 +268,8 @@ def test_positions_are_shown_the_right_clips_and_their_reverse(small: None, monk
 
 
 def test_sweeps_change_one_rule_at_a_time(small: None) -> None:
-    found = study.sweeps(0, prompts=3, steps=1, rate=1e-3, ks=[1, 4], twins=[4], minima=[4], samplings=[2, 3], guidance=1.0)
+    how = {"ks": [1, 4], "twins": [4], "minima": [4], "samplings": [2, 3]}
+    found = study.sweeps(0, prompts=3, steps=1, rate=1e-3, guidance=1.0, **how)
     names = {name.split("/")[0] for name in found}
     assert {"RagCA, K=4", "RagCA, K=4, twins kept", "RagCA, K=4, minimum", "RagInit, motion, K=4"} <= names
     assert "RagCA, K=1" in names and not {"RagCA, K=1, twins kept", "RagCA, K=1, minimum"} & names

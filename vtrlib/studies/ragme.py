@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vtrlib.world import DarkStage
     from vtrlib.world.judges import Judge
 
-__all__ = ["Adapting", "Bank", "adapt", "adapted", "bank", "generate", "judged", "neighbours", "precision"]
+__all__ = ["Adapting", "Bank", "adapt", "adapted", "asked", "bank", "generate", "judged", "neighbours", "precision"]
 
 PROMPTS = 96  # clips of the test split that are asked for, by their captions
 STEPS, GUIDANCE = 20, 2.0  # of the sampler
@@ -409,10 +409,8 @@ def ship_adapters(folder: Path, prompts: int = PROMPTS) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from vtrlib.world import DarkStage
-
-    known, wanted = bank(), DarkStage("val", size=prompts)
-    noise = torch.randn((prompts, *known.latents.shape[1:]), generator=torch.Generator().manual_seed(0))
+    known = bank()
+    wanted, noise = asked(known, 0, prompts, "val")
     for name, how in ADAPTED.items():
         model, _ = adapt(known, _base(), **how)
         added = {key: weight.to(torch.float16).contiguous() for key, weight in model.added().items()}
@@ -438,13 +436,13 @@ def _base() -> Any:
     return load_generator()
 
 
-def _asked(known: Bank, seed: int, prompts: int) -> tuple[DarkStage, Tensor]:
-    """What is asked for, clips of the test split, and the noise that every way starts from."""
+def asked(known: Bank, seed: int, prompts: int, split: str = "test") -> tuple[DarkStage, Tensor]:
+    """What is asked for, clips of a split, and the noise that every way starts from."""
     import torch
 
     from vtrlib.world import DarkStage
 
-    wanted = DarkStage("test", size=prompts)
+    wanted = DarkStage(split, size=prompts)
     generator = torch.Generator().manual_seed(seed)
     return wanted, torch.randn((prompts, *known.latents.shape[1:]), generator=generator)
 
@@ -459,7 +457,7 @@ def _first_numbers(seed: int, **settings: Any) -> list[float]:
     from vtrlib.ragme import Config, RagMe
 
     known = bank(_SMALL)
-    wanted, noise = _asked(known, seed, 1)
+    wanted, noise = asked(known, seed, 1)
     found = neighbours(known, wanted.prompts(), wanted.motion, 5)
     model = RagMe(_base(), Config(**SIZES))
     latents = generate(known, model, wanted.prompts(motion=False), noise, found, rag_init=True, steps=4)
@@ -473,7 +471,7 @@ def generator(seed: int, prompts: int, guidances: list[float]) -> dict[str, floa
 
     known = bank()
     model = RagMe(_base(), Config(**SIZES))
-    wanted, noise = _asked(known, seed, prompts)
+    wanted, noise = asked(known, seed, prompts)
     found = _named("real", judged(known, known.codec.encode(wanted.frames), wanted))
     for told, name in ((True, "told"), (False, "not told")):
         for guidance in guidances:
@@ -498,7 +496,7 @@ def main_table(seed: int, prompts: int, steps: int, rate: float, tuned_rate: flo
     Beside them the real clips that were asked for: how far as many of them are from the bank is the distances' floor.
     """
     known, base = bank(), _base()
-    wanted, noise = _asked(known, seed, prompts)
+    wanted, noise = asked(known, seed, prompts)
     hidden, whole = wanted.prompts(motion=False), wanted.prompts()
     adapted, _ = adapt(known, base, "similar", seed=seed, steps=steps, rate=rate, k=k)
     tuned, _ = adapt(known, base, "nothing", seed=seed, steps=steps, rate=tuned_rate)
@@ -528,7 +526,7 @@ def positions(seed: int, prompts: int, steps: int, rate: float, k: int, guidance
     from vtrlib.world import card
 
     known, base = bank(), _base()
-    wanted, noise = _asked(known, seed, prompts)
+    wanted, noise = asked(known, seed, prompts)
     hidden = wanted.prompts(motion=False)
     shows = {
         "right": neighbours(known, hidden, wanted.motion, k, "motion", seed=seed),
@@ -561,7 +559,7 @@ def sweeps(
     from vtrlib.ragme import Config, RagMe, Reading
 
     known, base = bank(), _base()
-    wanted, noise = _asked(known, seed, prompts)
+    wanted, noise = asked(known, seed, prompts)
     hidden, whole = wanted.prompts(motion=False), wanted.prompts()
     model, _ = adapt(known, base, "similar", seed=seed, steps=steps, rate=rate)
     found: dict[str, float] = {}
@@ -602,7 +600,7 @@ def latency(seed: int, repeats: int, steps: int, k: int) -> dict[str, float]:
 
     known = bank()
     pipe = pipeline(known, RagMe(_base(), Config(**SIZES)))
-    wanted, noise = _asked(known, seed, 1)
+    wanted, noise = asked(known, seed, 1)
     text, threads = wanted.prompts(), torch.get_num_threads()
     near = neighbours(known, text, wanted.motion, k)
 
@@ -640,7 +638,7 @@ def readings(
     from vtrlib.ragme import Reading
 
     known, base = bank(), _base()
-    wanted, noise = _asked(known, seed, prompts)
+    wanted, noise = asked(known, seed, prompts)
     hidden = wanted.prompts(motion=False)
     near = neighbours(known, hidden, wanted.motion, k, "motion", seed=seed)
     ways = {"paper": Reading.paper(), **{name: Reading.paper().flipped(name) for name in switches}}

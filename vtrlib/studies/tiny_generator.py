@@ -145,14 +145,11 @@ def scores(unet: Any, prompts: int = 96) -> dict[str, dict[str, float]]:
 
     "real": of the clips that the captions are of; "told" and "not told" the motion: of generated ones.
     """
-    import torch
-
     from vtrlib.ragme import Config, RagMe
-    from vtrlib.studies.ragme import SIZES, bank, generate, judged
-    from vtrlib.world import DarkStage
+    from vtrlib.studies.ragme import SIZES, asked, bank, generate, judged
 
-    known, wanted, model = bank(), DarkStage("val", size=prompts), RagMe(unet, Config(**SIZES)).eval()
-    noise = torch.randn((prompts, *known.latents.shape[1:]), generator=torch.Generator().manual_seed(0))
+    known, model = bank(), RagMe(unet, Config(**SIZES)).eval()
+    wanted, noise = asked(known, 0, prompts, "val")
     made = {"real": known.codec.encode(wanted.frames)} | {
         name: generate(known, model, wanted.prompts(motion=told), noise)
         for name, told in (("told", True), ("not told", False))
