@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / ".ci"))
 import checks  # noqa: E402  after its folder is on the path
 from chapter_checks import chapter_faults  # noqa: E402
 
+from vtrlib import claims  # noqa: E402
+
 GUARDS = (
     checks.pair_faults, checks.output_faults, checks.mask_faults, checks.alt_faults, checks.toc_faults, chapter_faults,
 )  # fmt: skip
@@ -63,3 +65,14 @@ def test_limits_on_time_and_memory() -> None:
     timed = json.loads((ROOT / "book" / "runs.json").read_text("utf-8"))["notebooks"]
     slow = {name: cost for name, cost in timed.items() if cost["seconds"] > 60 or (cost["peak_mib"] or 0) > 4096}
     assert slow == {}, "a notebook takes at most 60 s and 4 GiB; longer work belongs into the results ledger"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_stored_claims_are_those_of_the_page(path: Path) -> None:
+    """A claim edited after its notebook's last run: nbval says so in minutes, this in seconds."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.source.startswith("claims.table("):
+            page = f"notebooks/{path.stem}"
+            assert cell.source == f'claims.table(page="{page}")'
+            stored, now = cell.outputs[0].data["text/markdown"], claims.table(page=page)._repr_markdown_()
+            assert stored == now, f"run `make run` for {path.name}: a claim changed since"
