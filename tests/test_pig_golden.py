@@ -285,6 +285,12 @@ def changed(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Calla
         (changed(lambda s, c: c.update(vision_heads=5)), r"vision_heads=5: expected a divisor of vision_width=64"),
         (changed(lambda s, c: c.update(raw={"generator_config": {"video_mapper_type": "MLP"}})),
          r"raw.generator_config.video_mapper_type='MLP': expected 'Linear'"),
+        (changed(lambda s, c: c.update(raw={"generation_loss_config": {"norm_before_loss": 0}})),
+         r"raw.generation_loss_config.norm_before_loss=0: expected 1"),
+        (changed(lambda s, c: c.update(raw={"generation_loss_config": {"generation_loss_name": "ce"}})),
+         r"generation_loss_name='ce': expected 'l2'"),
+        (changed(lambda s, c: c.update(raw={"loss_config": {"fusioner_selected_video_feats_loss": 1}})),
+         r"raw.loss_config.fusioner_selected_video_feats_loss=1: expected 0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(call: Callable[[], object], message: str) -> None:

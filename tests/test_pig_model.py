@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_pig import DEVICES, END, SIZES, batch, features, small
 from torch import Tensor, nn
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPModel
 
 from vtrlib import training
 from vtrlib.clip import random_towers
@@ -128,6 +128,16 @@ def test_a_model_on_pretrained_towers_starts_from_them() -> None:
     assert not embeddings.temporal_embedding.any() and one.clip.logit_scale.equal(source.logit_scale)
     with pytest.raises(TypeError, match="config: found settings beside it"):
         PIG.of(towers, Config(clip=source.config, frames=8, top=4), top=2)
+
+
+@pytest.mark.parametrize(("eos", "bos", "starts", "ends"), [(2, 0, 39, 40), (7, 3, 3, 7)])
+def test_the_generator_s_ends_are_the_tokens_that_texts_have(eos: int, bos: int, starts: int, ends: int) -> None:
+    """Hub configurations from before transformers 4.31 say bos 0 and eos 2, where CLIP's are the last two."""
+    text = {**SIZES["text_config"], "vocab_size": 41, "bos_token_id": bos, "eos_token_id": eos}
+    clip = CLIPModel(CLIPConfig(**{**SIZES, "text_config": text}))
+    model = PIG.of(clip, frames=3, top=4, reading="paper")
+    table = clip.text_model.embeddings.token_embedding.weight
+    assert model.generator.bos.equal(table[starts]) and model.generator.eos.equal(table[ends])  # type: ignore[union-attr, operator]
 
 
 # --- gradients and stages ---
@@ -246,6 +256,11 @@ def test_doubling_both_losses_is_one_with_alpha_1() -> None:
     released, paper = (model.loss(data, reading=name) for name in ("released", "paper"))
     torch.testing.assert_close(released["total"], 2 * (paper["contrastive"] + paper["reconstruction"]))
     torch.testing.assert_close(paper["total"], paper["contrastive"] + 2 * paper["reconstruction"])
+    half = small(alpha=0.5)
+    for reading in ("released", "paper"):  # what is set counts in the model's own terms, and is the same in others'
+        found = half.loss(data, reading=reading)
+        alpha = {"released": 0.5, "paper": 1.0}[reading]
+        torch.testing.assert_close(found["total"], found["contrastive"] + alpha * found["reconstruction"])
     assert Config(reading="paper").weight() == 2 and Config().weight() == 1 and Config(alpha=0.3).weight() == 0.3  # type: ignore[arg-type]
 
 
@@ -411,6 +426,40 @@ def swap(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[], object]:
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("video", [[1, 2], None, "clip.mp4"])
+def test_what_is_no_tensor_is_named(video: Any) -> None:
+    with pytest.raises(TypeError, match=f"video: found {type(video).__name__}, expected a tensor"):
+        small().encode_video(video)
+    with pytest.raises(TypeError, match=f"ids: found {type(video).__name__}, expected a tensor"):
+        small().encode_text(video, torch.ones(1, 3))
+
+
+def test_advice_is_for_this_model() -> None:
+    with pytest.raises(ValueError, match="Decode it again, or leave it out"):
+        small().encode_video(torch.zeros(1, 3, 3, 8, 8))
+
+
+@pytest.mark.parametrize("reading", ["released", "paper"])
+def test_a_batch_of_one_video_has_no_contrast(reading: str) -> None:
+    """Its own caption is the only one: the contrast is 0 and moves nothing, reconstruction still trains."""
+    model = small(reading)
+    data = {name: value[:1] for name, value in batch().items()}
+    found = model.loss(data)  # type: ignore[arg-type]
+    assert found["contrastive"] == 0 < found["reconstruction"]
+    assert found["total"] == model.config.weight() * found["reconstruction"]
+    found["total"].backward()
+    gradients = [w.grad for w in model.parameters() if w.grad is not None]
+    assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
+
+
+def test_the_other_backbone_has_no_trained_frame_count() -> None:
+    """CLIP4Clip has no temporal embedding: `frames` is not read, and the tokens of each video count."""
+    model = small(backbone="clip4clip", frames=100)
+    assert model.encode_video(features(2, 4, 3, 8, 8, seed=3)).v.shape == (2, 8)
+    with pytest.raises(ValueError, match="frames=20, top=3: found 25 tokens"):
+        model.encode_video(features(1, 20, 3, 8, 8, seed=3))
 
 
 def test_long_videos_are_for_generators_that_have_room() -> None:

@@ -209,6 +209,44 @@ def test_equal_scores_stand_in_the_order_of_frames_and_patches() -> None:
     assert select(many, 16).tolist() == [list(range(16))]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_changes_near_ties_alone(dtype: torch.dtype) -> None:
+    """Logits rounded to half precision: a patch that is chosen there and not in float64 scores nearly as much as the
+    last that is. By how much logits can move, by that factor and its square root of a softmax's other terms."""
+    layout, top = TokenLayout(3, 4, 9), 7
+    query, keys = (features(80, rows, 12, seed=seed).to(dtype).double() for rows, seed in ((1, 8), (layout.tokens, 9)))
+    exact = informativeness(query, keys, layout, 2)
+    rounded = informativeness(query.to(dtype), keys.to(dtype), layout, 2)
+    assert rounded.dtype == torch.float32
+    one, two = select(exact, top), select(rounded, top)
+    last, flat = exact.flatten(1).gather(1, one)[:, -1:], exact.flatten(1)
+    heads = (x.unflatten(-1, (2, 6)).transpose(1, 2) for x in (query / 6**0.5, keys))
+    most = torch.matmul(*(x if i == 0 else x.mT for i, x in enumerate(heads))).abs().max()
+    moved = 4 * most * torch.finfo(dtype).eps  # of a logit: the query, the product, and as much for the sum
+    new = [[p for p in two[i].tolist() if p not in one[i].tolist()] for i in range(80)]
+    assert dtype == torch.float16 or any(new), "there are near-ties among these"
+    for i, patches in enumerate(new):
+        assert all(flat[i, p] >= last[i] * (-2 * moved).exp() for p in patches)
+
+
+def test_scores_that_half_precision_cannot_tell_apart_are_ties() -> None:
+    scores = torch.tensor([[[0.5, 0.5001, 0.4], [0.5002, 0.1, 0.2]]])
+    assert select(scores, 3).tolist() == [[3, 1, 0]]
+    assert select(scores.bfloat16(), 3).tolist() == [[0, 1, 3]], "the earlier patch first"
+
+
+@pytest.mark.parametrize(
+    ("scores", "top", "message"),
+    [
+        (torch.ones(1, 2, 3), 7, "top=7: expected between 1 and 6"), (torch.ones(1, 2, 3), 0, "top=0: expected between 1 and 6"),
+        (torch.ones(1, 2, 3), -1, "top=-1"), (torch.ones(2, 3), 1, r"scores: found shape \(2, 3\), expected \(B, F, N\)"),
+    ],
+)  # fmt: skip
+def test_no_more_patches_than_there_are(scores: Tensor, top: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select(scores, top)
+
+
 def test_its_options() -> None:
     call = functools.partial(informativeness, torch.ones(1, 1, 4), torch.ones(1, 9, 4), TokenLayout(1, 2, 3), 2)
     with pytest.raises(ValueError, match="over='frames'"):

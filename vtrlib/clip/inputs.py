@@ -17,7 +17,7 @@ from vtrlib.clip.towers import Towers
 
 __all__ = [
     "checked_frames", "checked_mask", "checked_texts", "end_token", "end_tokens", "given_clip",
-    "given_settings", "readable",
+    "given_settings", "readable", "start_token",
 ]  # fmt: skip
 
 
@@ -74,9 +74,11 @@ def checked_mask(name: str, mask: Tensor, of: str, shape: tuple[int, ...]) -> Te
     return mask if mask.dtype == torch.bool else mask > 0.5
 
 
-def readable(x: Tensor, training: bool) -> bool:
+def readable(x: object, training: bool) -> bool:
     """May values be looked at? It would stop an accelerator in a training step, and
-    break a compiled graph."""
+    break a compiled graph. What is no tensor has none; the check of shapes names it."""
+    if not isinstance(x, Tensor):
+        return False
     free = x.device.type == "cpu" or not training
     return free and not torch.compiler.is_compiling() and not x.is_meta
 
@@ -90,6 +92,14 @@ def end_token(config: CLIPConfig) -> int:
     text = config.text_config
     end: int = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
     return end
+
+
+def start_token(config: CLIPConfig) -> int:
+    """The id of [bos]: where `end_token` finds `eos_token_id` wrong `bos_token_id` is wrong
+    too, 0, and [bos] is the last but one of the vocabulary."""
+    text = config.text_config
+    start: int = text.vocab_size - 2 if text.eos_token_id == 2 else text.bos_token_id
+    return start
 
 
 def end_tokens(config: CLIPConfig, ids: Tensor, mask: Tensor) -> Tensor:
@@ -186,7 +196,7 @@ def checked_frames(
             f"video: found {video.dtype}, expected floating-point frames with "
             "standardised colours. Use vtrlib.clip.preprocess."
         )
-    shape = tuple(video.shape[:2])
+    shape, masked = tuple(video.shape[:2]), mask is not None
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=video.device)
     else:
@@ -205,8 +215,8 @@ def checked_frames(
         )  # fmt: skip
         _refuse(
             "video", ((least != 0) | (most != 0)) | ~mask, "a frame that is all zeros",
-            "pictures: it was not decoded. Decode it again, leave it out, or set "
-            "video_mask to 0 there",
+            "pictures: it was not decoded. Decode it again, "
+            + ("leave it out, or set video_mask to 0 there" if masked else "or leave it out"),
         )  # fmt: skip
     if hidden:
         video = video.masked_fill(~mask[..., None, None, None], 0)

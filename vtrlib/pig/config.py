@@ -54,8 +54,8 @@ class Config:
         fusioner_heads, fusioner_layers: "xpool" has one layer.
         fusioner_dropout: in training.
         temperature: of the logits in "xpool".
-        alpha: $\alpha$ of Eq. 9; None for that of the reading, 2 with Eq. 8 as printed,
-            1 where it is doubled.
+        alpha: $\alpha$ of Eq. 9, in the terms of `reading`; None for that of the
+            reading, 2 with Eq. 8 as printed, 1 where it is doubled.
         logit_scale: that training starts from, as released; None for CLIP's own.
         stage: of training. 1: the generator alone, on Eq. 8; 2: everything, on Eq. 9.
         reading: a `Reading`, or "paper" or "released".
@@ -135,7 +135,8 @@ class Config:
                 f"and a vision tower of width {width}, expected the same: Eq. 6 puts the "
                 "ones through matrices of the other. Choose 'hidden'."
             )
-        self.fits(self.frames, clip)
+        if self.backbone == "clip_vip":
+            self.fits(self.frames, clip)
         if self.generates and text.bos_token_id >= text.vocab_size:
             raise ValueError(
                 f"clip: text_config.bos_token_id={text.bos_token_id}: expected an id of "
@@ -182,10 +183,10 @@ class Config:
         return tuple(self.inputs.split("+")) if self.generates else ()
 
     def weight(self, reading: Reading | None = None) -> float:
-        r"""$\alpha$; where it is not set that of a reading, by default its own."""
-        if self.alpha is not None:
-            return self.alpha
-        return (reading or self.reading).alpha
+        r"""$\alpha$ in the terms of a reading, by default its own: what is set counts in
+        its own terms, and in another's $\alpha \mathcal L_{recon}$ stays the same."""
+        default = (reading or self.reading).alpha
+        return default if self.alpha is None else self.alpha * default / self.reading.alpha
 
     @classmethod
     def variant(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from vtrlib.clip.inputs import end_token
+from vtrlib.clip.inputs import end_token, start_token
 from vtrlib.clip.lora import LoRAAttention, wrap_attention
 
 __all__ = ["CausalGenerator", "MLPGenerator", "QFormerGenerator", "drawn"]
@@ -53,7 +53,7 @@ class CausalGenerator(nn.Module):
         self.positions.copy_(text.embeddings.position_embedding.weight)
         self.projection.weight.copy_(clip.text_projection.weight)
         table = text.embeddings.token_embedding.weight
-        self.bos.copy_(table[config.text_config.bos_token_id])
+        self.bos.copy_(table[start_token(config)])
         self.eos.copy_(table[end_token(config)])
         drawn(self.mapper, generator)
 

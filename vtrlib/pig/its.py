@@ -66,15 +66,22 @@ def select(scores: Tensor, top: int) -> Tensor:
     """The most informative patches of a video, all frames together.
 
     A frame may give all of them or none. Where scores are equal the earlier frame comes
-    first, and in it the earlier patch, on every device.
+    first, and in it the earlier patch, on every device. In half precision scores that
+    are nearly equal may change places, since the tower's activations are rounded; for
+    a choice that can be repeated elsewhere run it in float32.
 
     Args:
         scores: S (B, F, N).
-        top: how many, at most F · N.
+        top: how many, k, 1 … F · N.
 
     Returns:
         (B, top), frame · N + patch, the most informative first.
+
+    Raises:
+        TypeError, ValueError: scores of another shape, or a k out of its range.
     """
+    known = check.sizes("scores", scores, "B F N")
+    check.integer("top", top, 1, known["F"] * known["N"])
     order = scores.flatten(1).sort(dim=-1, descending=True, stable=True).indices
     return order[:, :top]
 

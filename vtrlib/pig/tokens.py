@@ -70,6 +70,10 @@ def visual_tokens(
             pool=config.score_heads, divisor=divisor,
         )  # fmt: skip
 
+    def places_of(S: Tensor) -> Tensor:
+        """(B, k), with k = 0 where the generator reads no patch."""
+        return select(S, top) if top else S.new_zeros(len(S), 0, dtype=torch.int64)
+
     projected = config.reading.scored == "projected"
     asking = summaries[:1] if layout.proxies else summaries
     if whole or projected:
@@ -79,14 +83,14 @@ def visual_tokens(
             if projected:
                 q, k = attention.q_proj(features), attention.k_proj(features)
             S = scores(q[:, asking], k)
-            chosen = select(S, top)
+            chosen = places_of(S)
         x_v, x_f, patches = layout.split(features)
         x_ip = patches.flatten(1, 2).take_along_dim(chosen[..., None], 1)
         x_p = patches if whole else None
         return Tokens(_video(x_v, x_f, layout), x_f, x_p, x_ip, S, chosen)
     with torch.no_grad():
         S = scores(attention.q_proj(h[:, asking]), k)
-        chosen = select(S, top)
+        chosen = places_of(S)
     places = torch.cat([summaries.expand(len(x), -1), layout.patch_places(chosen)], 1)
     q = attention.q_proj(h.take_along_dim(places[..., None], 1))
     mixed = attend(q, k, v, heads, layout.seen(places)[:, None])

@@ -44,11 +44,17 @@ _ONLY = {
     "generator_config": {
         "fr_model_type": "CLIP-text-encoder", "video_mapper_type": "Linear", "num_query_token": 1,
         "input_video_tokens_type": "cls+added_cls+frame_cls+cls_attention_scores_no_overlap",
+        "overall_text_repr_type": "pick_eot",
     },
     "fusioner_config": {
         "fusioner_type": "XPoolCrossAttention", "text_embeds_type": "eot-level",
         "input_video_tokens_type": "cls+added_cls+frame_cls", "final_residual_add": 0, "final_alpha_add": 0,
         "gt_text2fuse": 0, "num_layers": 1,
+    },
+    "loss_config": {"loss_name": "NCELearnableTempLoss", "fusioner_selected_video_feats_loss": 0},
+    "generation_loss_config": {
+        "generation_loss_level": "eot", "generation_loss_name": "l2", "norm_before_loss": 1,
+        "use_aux_retrieval_loss": 0,
     },
 }  # fmt: skip
 
@@ -71,9 +77,10 @@ def config_of(released: Mapping[str, Any]) -> Config:
     `topk`; and where they stand `vision_mlp` and `text_mlp` (by default 4 times the
     width), `proxies` (4, or one more than `added_cls`), `use_bos` (0),
     `fusioner_heads` (1), `fusioner_dropout` (0.1), `act` ("quick_gelu"), `ln_eps`,
-    `logit_scale` (4.6), `generation_loss_scale` (1.0, which leaves α to the reading),
+    `logit_scale` (4.6), `generation_loss_scale` (1.0; α in the released terms),
     `bos_id`, `eos_id` (by default the last two of the vocabulary); of `raw`
-    the head pooling of ITS and the temperature of the fusioner.
+    the head pooling of ITS and the temperature of the fusioner. What `raw` has under
+    other names too (frames, k, heads, [bos]) is read from the keys above alone.
 
     Raises:
         ValueError: a key is missing, a value out of its range, or `raw` asks for what no
