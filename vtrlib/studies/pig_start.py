@@ -13,14 +13,12 @@ from vtrlib.studies.pig import (
 if TYPE_CHECKING:
     from vtrlib.pig import PIG
 
-__all__ = ["ANEW", "ANEW_RATE", "STARTS", "anew", "start_rates", "starts"]
+__all__ = ["ANEW", "STARTS", "anew", "start_rates", "starts"]
 
 ANEW = "drawn anew"
 STARTS = ("PIG", ANEW, "MLP", "Q-Former")
 """Generators: CLIP's text transformer, the same with weights drawn anew, and the two of Table 2, which have nothing
 pretrained either."""
-ANEW_RATE = 4e-3
-"""Learning rate of stage 1 of the one that is drawn anew, the best on validation; row pig-start-rates."""
 
 
 def anew(model: PIG, seed: int) -> PIG:
@@ -78,16 +76,15 @@ def start_rates(seed: int, steps: int, grid: list[float]) -> dict[str, float]:
 
 @experiment(
     "pig-generator-start", seeds=(0, 1, 2, 3, 4), canary=_first_losses, steps=STEPS, rate=RATE, first=FIRST_RATE,
-    anew_first=ANEW_RATE, models=list(STARTS),
+    models=list(STARTS),
 )  # fmt: skip
-def starts(
-    seed: int, steps: int, rate: float, first: float, anew_first: float, models: Sequence[str]
-) -> dict[str, float]:  # fmt: skip
-    """On test: what is said of pseudo-queries after stage 1, {model/first metric}, and everything after stage 2."""
+def starts(seed: int, steps: int, rate: float, first: float, models: Sequence[str]) -> dict[str, float]:
+    """On test: what is said of pseudo-queries after stage 1, {model/first metric}, and everything after stage 2. The
+    rate of stage 1 is the best on validation of the one that is drawn anew too, row pig-start-rates."""
     found = {}
     for name in models:
         model, test = _built(name, seed), pairs("test")
-        _stage(model, 1, seed, anew_first if name == ANEW else first, steps)
+        _stage(model, 1, seed, first, steps)
         texts, videos = encode(model, test)
         assert videos.pseudo_query is not None
         early = about_queries(texts, videos.pseudo_query, videos.v)
