@@ -13,11 +13,12 @@ import pytest
 import torch
 from small_pig import DEVICES, END, SIZES, batch, features, small
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPModel
 
 from vtrlib import training
 from vtrlib.clip import random_towers
-from vtrlib.pig import PIG, VARIANTS, Config, Reading
+from vtrlib.pig import PIG, VARIANTS, Config, Reading, match_cost
 from vtrlib.world import MovingDigits
 
 FITS = {"clip": SIZES, "frames": 5, "top": 3, "proxies": 3}
@@ -138,6 +139,26 @@ def test_the_generator_s_ends_are_the_tokens_that_texts_have(eos: int, bos: int,
     model = PIG.of(clip, frames=3, top=4, reading="paper")
     table = clip.text_model.embeddings.token_embedding.weight
     assert model.generator.bos.equal(table[starts]) and model.generator.eos.equal(table[ends])  # type: ignore[union-attr, operator]
+
+
+@torch.no_grad()
+def test_online_it_is_a_two_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a query meets: as many numbers a video as of the backbone alone, the same products, and neither generator
+    nor fusioner, nor anything of the vision tower."""
+    data, spent, stored = batch(), {}, {}
+    for name in ("pig", "clip_vip"):
+        model = variant(name)
+        stored[name] = gallery = model.index(data["video"])
+        for part in ("generator", "fusioner", "encode_video", "index", "_fuse"):
+            monkeypatch.setattr(model, part, None)
+        monkeypatch.setattr(model.clip.vision_model, "embeddings", None)
+        with FlopCounterMode(display=False) as online:
+            model.score(model.encode_text(data["text_input_ids"], data["text_input_mask"]), gallery)
+        with FlopCounterMode(display=False) as match:
+            model.score(features(4, 8, seed=1), gallery)
+        spent[name] = online.get_total_flops(), match.get_total_flops()
+    assert stored["pig"].shape == stored["clip_vip"].shape and stored["pig"].dtype == stored["clip_vip"].dtype
+    assert spent["pig"] == spent["clip_vip"] and spent["pig"][1] == 2 * 4 * len(data["video"]) * match_cost("PIG(Ours)", 8)
 
 
 # --- gradients and stages ---

@@ -47,7 +47,8 @@ class VideoCost(NamedTuple):
     @property
     def products(self) -> int:
         """Of these the products of matrices and the convolution, half of what
-        `torch.utils.flop_counter` counts."""
+        `torch.utils.flop_counter` counts. It overlooks the fused attention of a CPU: count
+        under `sdpa_kernel(SDPBackend.MATH)`, or on the meta device."""
         return sum(self) - self.elementwise
 
     @property
