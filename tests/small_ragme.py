@@ -23,10 +23,10 @@ SITES = {
 WIDTH, TEXT = 12, 10
 
 
-def unet(dtype: torch.dtype = torch.float32, seed: int = 0, channels: int = 3) -> UNet3DConditionModel:
+def unet(dtype: torch.dtype = torch.float32, seed: int = 0, channels: int = 3, out: int | None = None) -> UNet3DConditionModel:
     """A base whose weights are all moved: its temporal convolutions end in zeros at first."""
     made = UNet3DConditionModel(
-        sample_size=4, in_channels=channels, out_channels=channels, block_out_channels=(8, 24), layers_per_block=1,
+        sample_size=4, in_channels=channels, out_channels=out or channels, block_out_channels=(8, 24), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         cross_attention_dim=TEXT, attention_head_dim=4, norm_num_groups=4,
     )  # fmt: skip

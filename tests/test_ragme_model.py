@@ -70,6 +70,46 @@ def test_order_of_sites_is_that_of_a_call() -> None:
 # --- the base, exactly ---
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [(5, 4), (4, 8)])
+def test_a_base_with_another_number_of_channels_coming_out(channels: tuple[int, int]) -> None:
+    """Inpainting bases read a mask, and some give a variance too."""
+    latents, t, text = inputs()
+    bare = unet(channels=channels[0], out=channels[1])
+    latents = features(latents.shape[0], channels[0], *latents.shape[2:], seed=4).to(latents)
+    expected = bare(latents, t, text).sample
+    model = RagMe(bare, Config(width=WIDTH, layers=1, heads=4)).eval()
+    assert model(latents, t, text, frames()).equal(expected) and expected.shape[1] == channels[1]
+    with pytest.raises(ValueError, match=rf"latents: .*expected \(B, C={channels[0]}, F, H, W\)"):
+        model(latents[:, 1:], t, text)
+
+
+def test_what_is_trained_of_the_base_stays_as_the_user_set_it() -> None:
+    model = wrapped()
+    weights = list(model.unet.parameters())
+    assert not any(one.requires_grad for one in weights)
+    weights[3].requires_grad_(True)
+    with torch.no_grad():
+        model(*inputs(), frames())
+    assert [one.requires_grad for one in weights].index(True) == 3 and sum(one.requires_grad for one in weights) == 1
+    bare = model.remove()
+    assert all(one.requires_grad for one in bare.parameters())
+    bare.requires_grad_(False)
+    with torch.no_grad():
+        model(*inputs(), frames())
+    assert not any(one.requires_grad for one in bare.parameters())
+
+
+@torch.no_grad()
+def test_a_base_made_for_inference() -> None:
+    with torch.inference_mode():
+        bare = unet()
+    expected = bare(*inputs()).sample
+    model = RagMe(bare, Config(width=WIDTH, layers=1, heads=4)).eval()
+    torch.testing.assert_close(model(*inputs(), frames()), expected, atol=1e-5, rtol=0)  # frozen for good
+    assert model.remove() is bare
+
+
 @each_reading
 @torch.no_grad()
 def test_at_first_the_model_is_the_base(settings: dict[str, Any]) -> None:
@@ -232,7 +272,8 @@ def released(model: RagMe) -> dict[str, Tensor]:
               {"reading": Reading.released().flipped("queries", "tokens")}),
     ({"infuser": {"spatial_average": False}}, {"reading": Reading(**{**vars(Reading.released()), "queries": "pooled_time"})}),
     ({}, {"norm": "ada_norm", "timesteps": 800}), ({"heads": 2}, {"heads": 2}), ({}, {"layers": 0}),
-    ({}, {"pool": "mean"}),
+    ({}, {"pool": "mean"}), ({"norm_type": "layer_norm", "learnable_timestep": False}, {}),
+    ({"unet": {"num_attention_heads": 2, "heads": 3}}, {}),
 ])  # fmt: skip
 @torch.no_grad()
 def test_released_weights(config: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -245,15 +286,22 @@ def test_released_weights(config: dict[str, Any], settings: dict[str, Any]) -> N
     assert not made(*inputs(), z).equal(base())
 
 
+def test_heads_that_are_not_said_are_eight() -> None:
+    model = wrapped("released", width=16, heads=8)
+    for config in ({}, {"heads": None}, {"unet": dict(unet().config)}):
+        made = from_state_dict("ragme", released(model), config, unet=unet())
+        assert isinstance(made, RagMe) and made.config == model.config
+
+
 def test_split_counts_nested_sites() -> None:
     weight = torch.zeros(1)
     nested = {"a.blocks.10.0.norm1.bias": weight, "a.blocks.2.1.norm1.bias": weight, "a.blocks.2.0.norm1.bias": weight}
     assert list(split(nested)) == ["blocks.2.norm1.bias", "blocks.1.norm1.bias", "blocks.0.norm1.bias"]
 
 
-def changed(change: Callable[[dict[str, Tensor]], object], **config: Any) -> Callable[[], object]:
+def changed(change: Callable[[dict[str, Tensor]], object], norm: str = "layer_norm", **config: Any) -> Callable[[], object]:
     def call() -> object:
-        state, bare = released(wrapped("released")), unet()
+        state, bare = released(wrapped("released", norm=norm)), unet()
         change(state)
         try:
             return from_state_dict("ragme", state, {"heads": 4, **config}, unet=bare)
@@ -268,7 +316,7 @@ def changed(change: Callable[[dict[str, Tensor]], object], **config: Any) -> Cal
     (changed(lambda s: s.update({"gate": torch.ones(1)})), r"not expected: gate\."),
     (changed(lambda s: s.update({"infuser.zero_convs.0.bias": torch.ones(3)})), r"another shape: zero_convs.0.bias \(3,\), not \(8,\)"),
     (changed(lambda s: s.clear() or s.update(x=torch.ones(1))), r"no blocks.0.attn2.to_k.weight, expected the released"),
-    (changed(lambda s: None, learnable_timestep=False), r"learnable_timestep=False\), expected 'layer_norm'"),
+    (changed(lambda s: None, norm="ada_norm", learnable_timestep=False), r"learnable_timestep=False\), expected 'layer_norm'"),
     (changed(lambda s: None, heads=5), r"heads=5: expected a divisor of width=12"),
     (changed(lambda s: None, use_cls_token=False, use_mean=False), r"use_mean=False, expected one of them"),
 ])  # fmt: skip
@@ -335,6 +383,9 @@ def given(model: RagMe, *z: Any, **change: Tensor | float) -> Tensor:
     (bad(lambda m: given(m, t=1000), reading="released", norm="ada_norm"), r"t: found \[1000, 1000\], expected integers from 0 to 999"),
     (bad(lambda m: given(m, t=0.5), reading="released", norm="ada_norm"), r"t: found \[0.5, 0.5\], expected integers"),
     (bad(lambda m: RagMe(m.unet)), r"unet: found a base that is wrapped already"),
+    (bad(lambda m: given(m, None, torch.ones(2, 3))), r"mask, frame_mask: found without z"),
+    (bad(lambda m: given(m, Condition(torch.zeros(2, 3, 5), None))), r"z: found shape \(2, 3, 5\), expected \(B, K, D=12\)"),
+    (bad(lambda m: given(m, Condition(torch.zeros(2, 3, 12), torch.ones(2, 4)))), r"mask: found shape \(2, 4\), expected \(B=2, K=3"),
     (bad(lambda m: m.load_added({})), r"weights: found missing, unknown or misshapen enhancer.*expected the \d+ of this"),
     (lambda: RagMe(unet(), Config(width=12, heads=3)), r"heads=3: expected a divisor of width=8"),
     (lambda: sites(unet(), "end"), r"mid='end': expected one of 'attention', 'block'"),
@@ -354,6 +405,8 @@ def test_bad_input(call: Callable[[], object], message: str) -> None:
 
 
 def test_what_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"z: found ndarray, expected a tensor"):
+        wrapped()(*inputs(), frames().numpy())
     with pytest.raises(TypeError, match=r"z: found list, expected a tensor"):
         wrapped()(*inputs(), [[1.0]])
 
@@ -372,3 +425,11 @@ def test_the_package_imports_neither_diffusers_nor_faiss() -> None:
     assert importing == {"diffusers": diffusers, "faiss": set()}
     code = "import sys, vtrlib, vtrlib.released; assert not {'diffusers', 'faiss'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@torch.no_grad()
+def test_a_mask_of_numbers_is_one() -> None:
+    model, tokens = wrapped(), frames()[:, :, 0]
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
+    expected = model(*inputs(), Condition(tokens, mask.bool()))
+    assert model(*inputs(), Condition(tokens, mask.float())).equal(expected) and not expected[0].equal(base()[0])

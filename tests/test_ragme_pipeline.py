@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline
@@ -288,6 +289,11 @@ def pipeline(folder: Path) -> Pipeline:
     return loaded(folder)
 
 
+def shown(*places: int) -> Retrieved:
+    ids = torch.tensor([[one] for one in places])
+    return Retrieved(ids, torch.ones(ids.shape), torch.ones(ids.shape, dtype=torch.bool))
+
+
 def bare(pipeline: Pipeline, **change: Any) -> Pipeline:
     made = Pipeline(pipeline.model, pipeline.scheduler, collection(), embed, pipeline.text_states, pipeline.codec)
     vars(made).update(change)
@@ -310,6 +316,8 @@ def bare(pipeline: Pipeline, **change: Any) -> Pipeline:
     (lambda p: run(bare(p, embed_text=lambda texts: torch.ones(2, 5))), r"query: found shape \(2, 5\), expected \(Q, 12\)"),
     (lambda p: run(bare(p, embed_text=lambda texts: torch.zeros(2, WIDTH))), r"query: found only 0 in row 0, 1"),
     (lambda p: run(p, found=p.retrieve(PROMPTS[:1], 2)), r"found.ids: found shape \(1, 2\), expected \(B=2, K\)"),
+    (lambda p: run(p, found=shown(9, 1)), r"found.ids: found places from 1 to 9, expected 0 to \d, those of the collection"),
+    (lambda p: run(p, found=shown(-1, 1)), r"found.ids: found places from -1 to 1, expected 0 to"),
     (lambda p: sample(p.model, p.scheduler, torch.zeros(1, 3, 5, 6, 4), p.text_states(["a"])), r"unconditional=None: expected states of"),
     (lambda p: p.codec.encode(torch.zeros(1, 5, 3, 4, 4)), r"clips: found torch.float32, expected bytes"),
     (lambda p: Collection(torch.zeros(0, 6, WIDTH)), r"frames: found an empty collection, expected at least one video"),
@@ -321,6 +329,17 @@ def bare(pipeline: Pipeline, **change: Any) -> Pipeline:
 ])  # fmt: skip
 def test_bad_input(pipeline: Pipeline, call: Callable[[Pipeline], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        call(pipeline)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda p: run(p, size=32), r"size=32: expected height and width, such as"),
+    (lambda p: run(p, size=(32,)), r"size=\(32,\): expected height and width"),
+    (lambda p: Collection(np.ones((2, 6, WIDTH))), r"frames: found ndarray, expected a tensor \(V, F, D\)"),
+    (lambda p: Collection(torch.ones(2, 6, WIDTH), None, np.ones((2, 5, 3, 4, 4))), r"clips: found ndarray, expected a tensor"),
+])  # fmt: skip
+def test_wrong_types(pipeline: Pipeline, call: Callable[[Pipeline], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         call(pipeline)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vtrlib.ragme import Index, rag_init, retrieve, signal_level, video_embedding
 from vtrlib.ragme import retrieval
+from vtrlib.similarity import unit
 
 close = functools.partial(torch.testing.assert_close, atol=1e-6, rtol=0)
 BACKENDS = ["faiss", "torch"]
@@ -227,6 +228,25 @@ def test_video_embedding() -> None:
     close(video_embedding(frames.flip(2)), video_embedding(frames))
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-14, 1e14, 1e30])
+def test_vectors_of_any_length_have_a_direction(size: float) -> None:
+    """Their squares leave float32, at both ends."""
+    vectors = features(20, 6, seed=1)
+    lengths = torch.ones(20, 1)
+    lengths[::2] = size
+    for query in (vectors[3], vectors[3] * size):
+        found, expected = retrieve(query, vectors * lengths, 4), retrieve(vectors[3], vectors, 4)
+        assert found.ids.equal(expected.ids) and found.ids[0] == 3
+        torch.testing.assert_close(found.similarities, expected.similarities, atol=1e-6, rtol=0)
+    frames = vectors.view(4, 5, 6)
+    torch.testing.assert_close(video_embedding(frames * lengths.view(4, 5, 1)), video_embedding(frames), atol=1e-6, rtol=0)
+
+
+def test_of_ordinary_vectors_nothing_is_rounded_twice() -> None:
+    vectors = features(50, 7, seed=2, dtype=torch.float32) * 40
+    assert Index(vectors).vectors.equal(unit(vectors))
+
+
 # --- RagInit ---
 
 
@@ -236,6 +256,13 @@ def scheduler(steps: int | None = 20, **settings: Any) -> DDIMScheduler:
     if steps:
         made.set_timesteps(steps)
     return made
+
+
+def test_the_mean_of_latents_in_half_precision_does_not_overflow() -> None:
+    latents, noise = torch.full((1, 3, 1, 1, 1, 1), 30000.0, dtype=torch.float16), torch.zeros(1, 1, 1, 1, 1).half()
+    found = rag_init(scheduler(), latents, noise)
+    assert found.dtype == torch.float16
+    close(found.float(), torch.full_like(found, signal_level(scheduler()) ** 0.5 * 30000).float(), atol=2.0)
 
 
 def test_levels() -> None:

@@ -89,6 +89,17 @@ def test_an_oracle_without_enough_clips_says_so_by_its_mask() -> None:
     assert study.precision(known(), none, known().stage.motion[:1]) == 0
 
 
+def test_more_neighbours_than_there_are_clips() -> None:
+    bank, asked = known(), ["a red seven"]
+    way = torch.tensor([0])
+    for how in study.RETRIEVERS:
+        found = study.neighbours(bank, asked, way, len(bank.stage) + 3, how)
+        assert found.ids.shape == found.mask.shape == (1, len(bank.stage) + 3)
+        assert (found.ids[~found.mask] == -1).all() and 0 < found.mask.sum() <= len(bank.stage)
+        with pytest.raises(ValueError, match="k=0: expected at least 1"):
+            study.neighbours(bank, asked, way, 0, how)
+
+
 def test_training_clips_are_shown_others() -> None:
     rows = list(range(40))
     similar = study.Adapting(known(), "similar", k=3)

@@ -88,10 +88,11 @@ class RagMe(nn.Module):
 
     The base is wrapped in place: forward hooks on its temporal attention layers add the
     residuals. Its modules, its weights and their names stay as they are, and so does
-    what it computes when it is called by itself; `remove` takes the hooks off again. At
-    first, while the zero convolutions are zero, the wrapped model equals the base
-    exactly; it always does without neighbours. (In gradient mode: the base with frozen
-    parameters, whose products torch rounds in another way.)
+    what it computes when it is called by itself, up to rounding; `remove` takes the
+    hooks off again. At first, while the zero convolutions are zero, the wrapped model
+    equals the base exactly; it always does without neighbours. (With gradients switched
+    on it equals the base with frozen parameters exactly: torch multiplies by these in
+    another order, up to 1e-5 apart in float32.)
 
     Args:
         unet: the base. Its parameters are frozen until `remove`. What is new takes its
@@ -146,7 +147,10 @@ class RagMe(nn.Module):
         weight = next(unet.parameters())
         self.to(weight.device, weight.dtype)  # before the base is one of its modules
         self._call: _Call | None = None
-        self._trained = [one for one in unet.parameters() if one.requires_grad]
+        self._trained = [
+            one for one in unet.parameters()
+            if one.requires_grad and not one.is_inference()
+        ]  # fmt: skip
         self._handles = [
             unet.get_submodule(site.name).register_forward_hook(
                 _Hook(self, place), with_kwargs=True
@@ -213,6 +217,10 @@ class RagMe(nn.Module):
             ValueError: shapes that do not fit, frames where there is no enhancer, or,
                 on a CPU or outside training, NaN or infinity where the masks are true.
         """
+        if not isinstance(z, Tensor):
+            raise TypeError(
+                f"z: found {type(z).__name__}, expected a tensor (B, K, F, D) or (B, K, D)."
+            )
         width = self.config.width
         if getattr(z, "ndim", 4) == 4:
             known = check.sizes("z", z, "B K F D", {"D": width})
@@ -269,24 +277,30 @@ class RagMe(nn.Module):
         r"""What the U-Net predicts, $\epsilon_\theta(x_t, t, y, z)$.
 
         Args:
-            latents: (B, C, F, H, W), noisy.
+            latents: (B, C, F, H, W), noisy, as the base takes them.
             t: step of the scheduler; () or (B,).
             text_states: (B, L, d), of the prompts.
             z: what `condition` gives, or its argument; None: no neighbours, and what
                 comes out is the base's, bit for bit. For guidance, with a batch
                 (unconditional, conditional), it may have B/2 items: both halves get
                 them. Tokens may also lie as the released enhancer leaves them, (B · K,
-                1, D).
+                1, D), of all B: of half a guidance batch K could not be told.
             mask, frame_mask: as for `condition`.
 
         Returns:
-            (B, C, F, H, W). Items without neighbours come out as of the base.
+            (B, C', F, H, W), C' of the base's output. Items without neighbours come out
+            as of the base.
 
         Raises:
             TypeError, ValueError: shapes that do not fit; see also `condition`.
         """
         batch = self._checked(latents, t, text_states)
         if z is None:
+            if mask is not None or frame_mask is not None:
+                raise ValueError(
+                    "mask, frame_mask: found without z, expected None, or the neighbours "
+                    "that they are of."
+                )
             return self._predicted(latents, t, text_states)
         if not isinstance(z, Condition):
             z = self.condition(_per_video(z, batch), mask, frame_mask)
@@ -295,7 +309,7 @@ class RagMe(nn.Module):
                 "mask, frame_mask: found beside a Condition, which has its mask, "
                 "expected None."
             )
-        z = _guided(z, batch)
+        z = self._shown(_guided(z, batch))
         steps = torch.as_tensor(t, device=latents.device).reshape(-1).expand(batch)
         if self.config.norm == "ada_norm":
             steps = self._known(steps)
@@ -317,27 +331,37 @@ class RagMe(nn.Module):
         """Where no gradient is asked for, with the base's parameters as they were
         before they were frozen: torch multiplies by frozen matrices in another way,
         1e-7 apart, and what equals the base should do so to the last bit."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            yield
-            return
-        for weight in self._trained:
+        still = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        frozen = [one for one in self._trained if not (still or one.requires_grad)]
+        for weight in frozen if self._handles else ():
             weight.requires_grad_(True)
         try:
             yield
         finally:
-            for weight in self._trained:
-                weight.requires_grad_(not self._handles)
+            for weight in frozen:
+                weight.requires_grad_(False)
 
     def _checked(self, latents: Tensor, t: Tensor | float, text_states: Tensor) -> int:
         """B."""
         sizes = self.unet.config
-        known = check.sizes("latents", latents, "B C F H W", {"C": sizes.out_channels})
+        # A tiny U-Net of ours adds a channel of its own.
+        channels = sizes.in_channels - getattr(self.unet, "added_channels", 0)
+        known = check.sizes("latents", latents, "B C F H W", {"C": channels})
         batch = known["B"]
         known |= {"d": sizes.cross_attention_dim}
         check.sizes("text_states", text_states, "B L d", known)
         if isinstance(t, Tensor) and t.numel() != 1:
             check.sizes("t", t, "B", known)
         return batch
+
+    def _shown(self, condition: Condition) -> Condition:
+        """Tokens and mask that fit, of a condition that anybody may have made."""
+        tokens, mask = condition
+        known = check.sizes("z", tokens, "B K D", {"D": self.config.width})
+        if mask is not None:
+            check.sizes("mask", mask, "B K", known)
+            mask = mask.bool()
+        return Condition(tokens, mask)
 
     def _known(self, steps: Tensor) -> Tensor:
         """Steps that the norms have an embedding of."""

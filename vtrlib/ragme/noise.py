@@ -93,7 +93,7 @@ def rag_init(
             "clips. Encode them anew, or mask them."
         )
     level = signal_level(scheduler, start)
-    total = latents.sum(1)
+    total = latents.to(torch.promote_types(latents.dtype, torch.float32)).sum(1)
     if mask is None:
         mean = total / known["K"]
     else:

@@ -59,8 +59,18 @@ class Collection:
                 "(V, F, D). Embed the videos to retrieve from first."
             )
         known = check.sizes("frames", self.frames, "V F D")
+        if not isinstance(self.frames, Tensor):
+            raise TypeError(
+                f"frames: found {type(self.frames).__name__}, expected a tensor (V, F, D). "
+                "Use torch.as_tensor."
+            )
         if self.mask is not None:
             check.sizes("mask", self.mask, "V F", known)
+        if not (self.clips is None or callable(self.clips) or isinstance(self.clips, Tensor)):
+            raise TypeError(
+                f"clips: found {type(self.clips).__name__}, expected a tensor (V, F, 3, H, "
+                "W), or a function of a list of places. Use torch.as_tensor."
+            )
         if isinstance(self.clips, Tensor) and len(self.clips) != known["V"]:
             raise ValueError(
                 f"clips: found {len(self.clips)}, expected {known['V']}, one for each "
@@ -438,7 +448,7 @@ class Pipeline:
         if found is None and k is not None:
             found = self.retrieve(texts, k, rules)
         if found is not None:
-            check.sizes("found.ids", found.ids, "B K", {"B": len(texts)})
+            self._checked(found, len(texts))
             z = self.condition(found) if rag_ca else None
             x = self.start(x, found, steps, generator) if rag_init else x
         empty = self.text_states([""]).to(weight) if guidance != 1 else None
@@ -450,11 +460,24 @@ class Pipeline:
         video = None if self.codec is None else self.codec.decode(x)
         return Generated(video, x, found)
 
+    def _checked(self, found: Retrieved, prompts: int) -> None:
+        known = check.sizes("found.ids", found.ids, "B K", {"B": prompts})
+        check.sizes("found.mask", found.mask, "B K", known)
+        places = found.ids[found.mask.bool()]
+        most = len(self.collection.index)
+        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < most:
+            raise ValueError(
+                f"found.ids: found places from {int(places.min())} to {int(places.max())}, "
+                f"expected 0 to {most - 1}, those of the collection. Retrieve from it anew."
+            )
+
     def _shape(
         self, batch: int, frames: int, size: tuple[int, int]
     ) -> tuple[int, ...]:
         check.integer("frames", frames, low=1)
         factor = 1 if self.codec is None else self.codec.factor
+        if not isinstance(size, Sequence) or len(size) != 2:
+            raise TypeError(f"size={size!r}: expected height and width, such as (256, 448).")
         for name, length in zip(("height", "width"), size, strict=True):
             check.integer(f"size ({name})", length, low=1)
             if length % factor:

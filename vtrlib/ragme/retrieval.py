@@ -59,7 +59,7 @@ def video_embedding(frames: Tensor, mask: Tensor | None = None) -> Tensor:
             f"frames: found shape {tuple(frames.shape)}, expected (..., F, D), at "
             "least one frame."
         )
-    each = unit(frames)
+    each = unit(_moderate(frames))
     if mask is None:
         return unit(each.mean(-2))
     if mask.shape != frames.shape[:-1]:
@@ -285,7 +285,7 @@ def _units(name: str, vectors: Tensor) -> Tensor:
         ValueError: a row is zero, or not finite.
     """
     vectors = vectors.detach()
-    finite, long = vectors.isfinite().all(1), vectors.norm(dim=1) > 0
+    finite, long = vectors.isfinite().all(1), (vectors != 0).any(1)
     for good, what in ((finite, "NaN or infinity"), (long, "only 0")):
         if not bool(good.all()):
             places = (~good).nonzero().flatten().tolist()
@@ -293,7 +293,14 @@ def _units(name: str, vectors: Tensor) -> Tensor:
                 f"{name}: found {what} in row {check.listed(map(str, places))}, "
                 "expected finite vectors that have a direction. Leave such rows out."
             )
-    return unit(vectors).float()
+    return unit(_moderate(vectors)).float()
+
+
+def _moderate(vectors: Tensor) -> Tensor:
+    """Each (..., D) times a power of two that brings its largest number near 1: squares
+    of 1e30 or 1e-30 leave float32. Nothing is rounded by it."""
+    _, exponent = torch.frexp(vectors.detach().abs().amax(-1, keepdim=True))
+    return torch.ldexp(vectors, -exponent.clamp(-126, 126))
 
 
 def _faiss(backend: str, vectors: Tensor) -> Any:

@@ -44,6 +44,8 @@ class FrameIndexUNet(UNet3DConditionModel):
     to carry the noise of all 48 channels through 32.
     """
 
+    added_channels = 1
+
     def forward(
         self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any
     ) -> Any:

@@ -70,7 +70,7 @@ def config_of(released: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
         )
     adaptive = any(".norm1.linear" in name for name in state_dict)
     table = state_dict.get("blocks.0.norm1.emb.weight")
-    if known.get("learnable_timestep") is False or (adaptive and table is None):
+    if adaptive and (table is None or known.get("learnable_timestep") is False):
         raise ValueError(
             "config: found norms that read the base's embedding of the step (learnable_timestep=False), expected "
             "'layer_norm', or 'ada_norm' with a table of its own."
@@ -90,7 +90,7 @@ def config_of(released: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
         raise ValueError("config: found use_cls_token=False and use_mean=False, expected one of them.")
     return Config(
         width=state_dict[key].shape[1], layers=layers,
-        heads=int(known.get("heads", known.get("num_attention_heads", 8))), pool="cls" if cls else "mean",
+        heads=int(known.get("heads") or known.get("num_attention_heads") or 8), pool="cls" if cls else "mean",
         norm="ada_norm" if adaptive else "layer_norm", timesteps=1000 if table is None else len(table), reading=reading,
     )  # fmt: skip
 
@@ -124,6 +124,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _flat(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Keys and values, also of mappings inside; outer ones last, so that they prevail."""
-    inner = [pair for value in config.values() if isinstance(value, Mapping) for pair in _flat(value)]
+    """Keys and values, also of mappings inside but the base's; outer ones last, so that they prevail."""
+    parts = [value for key, value in config.items() if isinstance(value, Mapping) and key != "unet"]
+    inner = [pair for value in parts for pair in _flat(value)]
     return inner + [(key, value) for key, value in config.items() if not isinstance(value, Mapping)]

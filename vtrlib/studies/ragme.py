@@ -161,12 +161,14 @@ def neighbours(
     from vtrlib.ragme import Retrieved, retrieve
 
     check.one_of("how", how, RETRIEVERS)
+    check.integer("k", k, low=1)
     if how in ("motion", "random"):
         generator = torch.Generator().manual_seed(seed)
         fits = torch.ones(len(motion), len(known.stage), dtype=torch.bool)
         if how == "motion":
             fits = motion[:, None] == known.stage.motion
         lots = torch.rand(fits.shape, generator=generator).masked_fill(~fits, -1)
+        lots = torch.nn.functional.pad(lots, (0, max(0, k - len(known.stage))), value=-1)
         lots, ids = lots.topk(k)
         return Retrieved(ids.where(lots >= 0, -1), torch.zeros(ids.shape), lots >= 0)
     searched = known.videos if how == "frames" else known.captions
