@@ -76,8 +76,8 @@ def test_models_are_random_ones_of_the_towers() -> None:
 
 @pytest.mark.skipif(not RESETS, reason="needs a Linux that lets a process reset its peak")
 def test_the_peak_is_what_scoring_holds() -> None:
-    videos, queries, tokens, width = 600, 100, 5, 64
-    pairs = 4 * videos * queries * width / 2**20  # one feature a pair, 15 MiB
+    videos, queries, tokens, width = 2400, 100, 5, 64
+    pairs = 4 * videos * queries * width / 2**20  # one feature a pair, 59 MiB
     code = (
         "from vtrlib.studies.pig_cost import _peak\n"
         f"for tower, videos in (('hybrid', {videos}), ('single-tower', {videos // 2}), ('single-tower', {videos})):\n"
@@ -85,7 +85,7 @@ def test_the_peak_is_what_scoring_holds() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     hybrid, half, whole = map(float, done.stdout.split())
-    assert 0 <= hybrid < 4, "scores alone are 0.2 MiB"
+    assert 0 <= hybrid < pairs / 2, "scores alone are 0.9 MiB"
     assert 3 * pairs < whole < 12 * pairs, "several features of each pair are held at once"
     assert 0.35 * whole < half < 0.7 * whole
 
@@ -106,14 +106,15 @@ def test_a_peak_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not RESETS, reason="needs a Linux that lets a process reset its peak")
 def test_memory_that_was_given_back_is_forgotten() -> None:
-    # Linux counts pages by processor and adds up now and then: with many of them a count is some 100 MiB behind.
+    # Linux counts pages by processor and adds up now and then: with many of them a count is some 100 MiB behind, and a
+    # later one of the same pages may be some KiB smaller or larger. So nothing is compared without a margin.
     size = 512
     before = study._most_memory()
     torch.ones(size, 2**18).sum()  # 512 MiB, for a moment
     most = study._most_memory()
-    assert most >= before and most >= study._most_memory(reset=True) + size / 2
+    assert most > before - size / 2 and most > study._most_memory(reset=True) + size / 2
     kept = torch.ones(size, 2**18)
-    assert study._most_memory() >= study._most_memory(reset=True) >= size and kept[0, 0] == 1
+    assert study._most_memory(reset=True) > size / 2 and kept[0, 0] == 1
 
 
 def test_everything_that_the_ledger_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
