@@ -211,8 +211,8 @@ def test_equal_scores_stand_in_the_order_of_frames_and_patches() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_changes_near_ties_alone(dtype: torch.dtype) -> None:
-    """Logits rounded to half precision: a patch that is chosen there and not in float64 scores nearly as much as the
-    last that is. By how much logits can move, by that factor and its square root of a softmax's other terms."""
+    """A patch that is chosen in half precision and not in float64 scores nearly as much there as the last that is: its
+    logit may have moved by the rounding, and the logits that its share is of by as much."""
     layout, top = TokenLayout(3, 4, 9), 7
     query, keys = (features(80, rows, 12, seed=seed).to(dtype).double() for rows, seed in ((1, 8), (layout.tokens, 9)))
     exact = informativeness(query, keys, layout, 2)
@@ -220,8 +220,8 @@ def test_half_precision_changes_near_ties_alone(dtype: torch.dtype) -> None:
     assert rounded.dtype == torch.float32
     one, two = select(exact, top), select(rounded, top)
     last, flat = exact.flatten(1).gather(1, one)[:, -1:], exact.flatten(1)
-    heads = (x.unflatten(-1, (2, 6)).transpose(1, 2) for x in (query / 6**0.5, keys))
-    most = torch.matmul(*(x if i == 0 else x.mT for i, x in enumerate(heads))).abs().max()
+    q, k = (x.unflatten(-1, (2, 6)).transpose(1, 2) for x in (query / 6**0.5, keys))
+    most = (q @ k.mT).abs().max()
     moved = 4 * most * torch.finfo(dtype).eps  # of a logit: the query, the product, and as much for the sum
     new = [[p for p in two[i].tolist() if p not in one[i].tolist()] for i in range(80)]
     assert dtype == torch.float16 or any(new), "there are near-ties among these"

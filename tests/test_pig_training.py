@@ -23,11 +23,13 @@ class Rows(Dataset[Any]):
 
     def __init__(self, videos: int = 6) -> None:
         self.whole: Any = batch(videos)
+        self.given = 0
 
     def __len__(self) -> int:
         return len(self.whole["video"])
 
     def __getitems__(self, rows: list[int]) -> Any:
+        self.given += 1
         return {name: x[rows] for name, x in self.whole.items()}
 
 
@@ -89,7 +91,9 @@ def test_stage_1_moves_the_generator_and_stage_2_everything(generator: str) -> N
 
 def test_both_stages_at_once_are_the_one_after_the_other(tmp_path: Path) -> None:
     once, apart, killed = (small("released") for _ in range(3))
-    found = train_stages(once, Rows(), plans(), collate=whole, quiet=True)
+    data = Rows()
+    found = train_stages(once, data, plans(), collate=whole, quiet=True)
+    assert data.given == sum(len(history.losses) for history in found.values()), "neither stage has other data"
     parts = [train_stages(apart, Rows(), {stage: plans()[stage]}, collate=whole, quiet=True) for stage in (1, 2)]
     assert [found[stage].losses for stage in (1, 2)] == [part[stage].losses for stage, part in enumerate(parts, 1)]
     assert not moved(weights(once), weights(apart))

@@ -160,6 +160,12 @@ class RagMe(nn.Module):
         self.unet = unet
         unet.requires_grad_(False)
 
+    @property
+    def channels(self) -> int:
+        """C of latents, as the base takes them; a `FrameIndexUNet` adds one itself."""
+        taken: int = self.unet.config.in_channels
+        return taken - getattr(self.unet, "added_channels", 0)
+
     def remove(self) -> UNet3DConditionModel:
         """The base as it was: hooks off, and parameters trained that were before. This
         model computes what the base does from then on."""
@@ -309,7 +315,9 @@ class RagMe(nn.Module):
                 "mask, frame_mask: found beside a Condition, which has its mask, "
                 "expected None."
             )
-        z = self._shown(_guided(z, batch))
+        else:
+            z = self._fitting(z)
+        z = _guided(z, batch)
         steps = torch.as_tensor(t, device=latents.device).reshape(-1).expand(batch)
         if self.config.norm == "ada_norm":
             steps = self._known(steps)
@@ -332,8 +340,11 @@ class RagMe(nn.Module):
         before they were frozen: torch multiplies by frozen matrices in another way,
         1e-7 apart, and what equals the base should do so to the last bit."""
         still = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        frozen = [one for one in self._trained if not (still or one.requires_grad)]
-        for weight in frozen if self._handles else ():
+        if still or not self._handles:
+            yield
+            return
+        frozen = [one for one in self._trained if not one.requires_grad]
+        for weight in frozen:
             weight.requires_grad_(True)
         try:
             yield
@@ -343,19 +354,16 @@ class RagMe(nn.Module):
 
     def _checked(self, latents: Tensor, t: Tensor | float, text_states: Tensor) -> int:
         """B."""
-        sizes = self.unet.config
-        # A tiny U-Net of ours adds a channel of its own.
-        channels = sizes.in_channels - getattr(self.unet, "added_channels", 0)
-        known = check.sizes("latents", latents, "B C F H W", {"C": channels})
+        known = check.sizes("latents", latents, "B C F H W", {"C": self.channels})
         batch = known["B"]
-        known |= {"d": sizes.cross_attention_dim}
+        known |= {"d": self.unet.config.cross_attention_dim}
         check.sizes("text_states", text_states, "B L d", known)
         if isinstance(t, Tensor) and t.numel() != 1:
             check.sizes("t", t, "B", known)
         return batch
 
-    def _shown(self, condition: Condition) -> Condition:
-        """Tokens and mask that fit, of a condition that anybody may have made."""
+    def _fitting(self, condition: Condition) -> Condition:
+        """A condition that anybody may have made, its shapes held, its mask as bool."""
         tokens, mask = condition
         known = check.sizes("z", tokens, "B K D", {"D": self.config.width})
         if mask is not None:

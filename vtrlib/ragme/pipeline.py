@@ -485,8 +485,7 @@ class Pipeline:
                     f"size={size}: expected a {name} that {factor} divides, since "
                     "latents are smaller by this factor."
                 )
-        channels = int(self.model.unet.config.out_channels)
-        return batch, channels, frames, size[0] // factor, size[1] // factor
+        return batch, self.model.channels, frames, size[0] // factor, size[1] // factor
 
 
 def _several(prompts: str | Sequence[str]) -> list[str]:

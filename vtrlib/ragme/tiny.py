@@ -36,7 +36,7 @@ class FrameIndexUNet(UNet3DConditionModel):
 
     The temporal attention of diffusers has no positions: order would come from small
     convolutions in time alone. So there is one more plane in the input, -1 in the first
-    frame and 1 in the last. `in_channels` counts it; latents have `out_channels`.
+    frame and 1 in the last. `in_channels` counts it, `added_channels` says so.
 
     What its layers give is read as $\hat x_0$, and what is returned is
     $v = (\sqrt{\bar\alpha_t}\, x_t - \hat x_0) / \sqrt{1 - \bar\alpha_t}$ of the

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vtrlib import training
     from vtrlib.pig import PIG, Config, Reading, Videos
     from vtrlib.studies.clips import Clips
     from vtrlib.studies.pig_pairs import Pairs
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKBONES", "BATCH", "FIRST_RATE", "GAINS", "MODELS", "RATE", "STEPS", "TABLE_2", "TOP", "Model",
     "about_queries", "build", "encode", "evaluate_on", "first_losses", "hits", "mixing", "modality_gap", "pairs",
-    "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "train",
+    "plans", "query_recall_on", "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "train",
 ]  # fmt: skip
 
 STEPS, BATCH, TOP = 64, 24, 16
@@ -147,16 +148,24 @@ def train(
         steps, batch: of each stage: updates, and clips of each, with one caption.
         until, quiet: of `vtrlib.training.fit`.
     """
-    from vtrlib.pig import plan, train_stages
+    from vtrlib.pig import train_stages
 
     model = build(config, seed)
-    plans = {
+    peaks = {stage: peak for stage, peak in ((1, first), (2, rate)) if peak is not None}
+    made = plans(peaks, seed, steps, batch)
+    return model, train_stages(model, data, made, collate=lambda items: items, until=until, quiet=quiet)
+
+
+def plans(peaks: Mapping[int, float], seed: int, steps: int = STEPS, batch: int = BATCH) -> dict[int, training.Config]:
+    """Of each stage how `train` trains it, from the peak of its learning rate."""
+    from vtrlib.pig import plan
+
+    return {
         stage: plan(
             stage, steps=steps, batch_size=batch, learning_rate=peak, warmup=0.1, seed=seed + 1000 * (stage == 1)
         )
-        for stage, peak in ((1, first), (2, rate)) if peak is not None
+        for stage, peak in peaks.items()
     }  # fmt: skip
-    return model, train_stages(model, data, plans, collate=lambda items: items, until=until, quiet=quiet)
 
 
 def encode(
@@ -195,6 +204,13 @@ def r_sum_on(model: PIG, data: Pairs) -> float:
     from vtrlib.studies.clips import r_sum
 
     return r_sum(scores(model, *encode(model, data)))
+
+
+def query_recall_on(model: PIG, data: Pairs) -> float:
+    """R@1 of texts among the pseudo-queries of all clips."""
+    texts, videos = encode(model, data)
+    assert videos.pseudo_query is not None
+    return recall_of_queries(texts, videos.pseudo_query)
 
 
 def evaluate_on(model: PIG, data: Pairs) -> dict[str, float]:

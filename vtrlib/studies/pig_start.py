@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.pig import (
-    BATCH, FIRST_RATE, RATE, STEPS, about_queries, build, encode, evaluate_on, pairs, recall_of_queries, settings,
+    BATCH, FIRST_RATE, RATE, STEPS, about_queries, build, encode, evaluate_on, pairs, plans,
+    query_recall_on, settings,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -45,14 +46,10 @@ def _built(name: str, seed: int) -> PIG:
 
 def _stage(model: PIG, stage: int, seed: int, rate: float, steps: int, size: int | None = None) -> list[float]:
     """Train one stage as `vtrlib.studies.pig.train` does; its losses."""
-    from vtrlib.pig import plan, train_stages
+    from vtrlib.pig import train_stages
 
-    batch = BATCH if size is None else 8
-    made = plan(
-        stage, steps=steps, batch_size=batch, learning_rate=rate, warmup=0.1, seed=seed + 1000 * (stage == 1)
-    )  # fmt: skip
-    data = pairs("train", size)
-    return train_stages(model, data, {stage: made}, collate=lambda items: items, quiet=True)[stage].losses
+    made = plans({stage: rate}, seed, steps, BATCH if size is None else 8)
+    return train_stages(model, pairs("train", size), made, collate=lambda items: items, quiet=True)[stage].losses
 
 
 def _first_losses(seed: int, **_: object) -> list[float]:
@@ -68,9 +65,7 @@ def start_rates(seed: int, steps: int, grid: list[float]) -> dict[str, float]:
     for rate in grid:
         model = _built(ANEW, seed)
         _stage(model, 1, seed, rate, steps)
-        texts, videos = encode(model, pairs("val"))
-        assert videos.pseudo_query is not None
-        found[f"{ANEW}/{rate}"] = recall_of_queries(texts, videos.pseudo_query)
+        found[f"{ANEW}/{rate}"] = query_recall_on(model, pairs("val"))
     return found
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.pig import (
-    BATCH, FIRST_RATE, MODELS, RATE, STEPS, build, encode, evaluate_on, first_losses, hits, pairs, r_sum_on,
-    recall_of_queries, settings, shows_digit, train,
+    BATCH, FIRST_RATE, MODELS, RATE, STEPS, build, encode, evaluate_on, first_losses, hits, pairs, query_recall_on,
+    r_sum_on, settings, shows_digit, train,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def first_rates(seed: int, steps: int, grid: dict[str, list[float]]) -> dict[str
             model = build(settings(name), seed)
             first = plan(1, steps=steps, batch_size=BATCH, learning_rate=rate, warmup=0.1, seed=seed)
             train_stages(model, _data(name, "train"), {1: first}, collate=lambda items: items, quiet=True)
-            texts, videos = encode(model, _data(name, "val"))
-            assert videos.pseudo_query is not None
-            found[f"{name}/{rate}"] = recall_of_queries(texts, videos.pseudo_query)
+            found[f"{name}/{rate}"] = query_recall_on(model, _data(name, "val"))
     return found
 
 
