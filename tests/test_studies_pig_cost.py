@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
-from io import StringIO
 from typing import Any
 
 import pytest
@@ -15,13 +10,12 @@ import torch
 from small_pig import SIZES, Naive, batch, cos, features, small
 
 from vtrlib import experiments
-from vtrlib.pig import VARIANTS, Videos
+from vtrlib.pig import VARIANTS, Videos, XPool
 from vtrlib.studies import discovla_cost
 from vtrlib.studies import pig_cost as study
 
 # Frames of 4 patches and 4 proxies; D is 8.
 MADE: dict[str, Any] = {"clip": SIZES, "frames": 5, "top": 3}
-RESETS = os.access("/proc/self/clear_refs", os.W_OK)
 
 
 @pytest.mark.parametrize("tower", list(study.TOWERS))
@@ -74,53 +68,38 @@ def test_models_are_random_ones_of_the_towers() -> None:
         assert config.pseudo_query == {"two-tower": "none", "hybrid": "causal", "single-tower": "query"}[tower]
 
 
-@pytest.mark.skipif(not RESETS, reason="needs a Linux that lets a process reset its peak")
+def test_a_peak_is_counted_to_the_byte() -> None:
+    size, kept = 2**18, torch.ones(2**18)  # a MiB each; what was there before is not counted
+
+    def step() -> torch.Tensor:
+        three = [torch.ones(size) for _ in range(3)]
+        summed = three[0] + kept
+        del three
+        return torch.cat([summed, summed])
+
+    assert study.peak(step) == study.peak(step) == 4
+    assert study.peak(lambda: torch.cat([kept, kept])) == 2
+    assert study.peak(lambda: kept.mT if kept.dim() > 1 else kept.view(2, -1)) == 0
+
+
 def test_the_peak_is_what_scoring_holds() -> None:
-    videos, queries, tokens, width = 2400, 100, 5, 64
-    pairs = 4 * videos * queries * width / 2**20  # one feature a pair, 59 MiB
-    code = (
-        "from vtrlib.studies.pig_cost import _peak\n"
-        f"for tower, videos in (('hybrid', {videos}), ('single-tower', {videos // 2}), ('single-tower', {videos})):\n"
-        f"    print(_peak(tower, videos, {queries}, {tokens}, {width}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    hybrid, half, whole = map(float, done.stdout.split())
-    assert 0 <= hybrid < pairs / 2, "scores alone are 0.9 MiB"
-    assert 3 * pairs < whole < 12 * pairs, "several features of each pair are held at once"
-    assert 0.35 * whole < half < 0.7 * whole
+    queries, tokens, width = 30, 5, 64
+    fusioner, texts = XPool(width).eval(), study.stored("", queries, 1, width)
 
+    def found(tower: str, videos: int) -> float:
+        kept = study.stored(tower, videos, tokens, width)
+        return study.peak(lambda: study.scoring(tower, fusioner, texts, kept))
 
-def test_a_peak_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ("two-tower", 5, 3, 2, 8)
-
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        assert command[:2] == [sys.executable, "-c"] and options["check"]
-        with redirect_stdout(StringIO()) as out:
-            exec(command[2], {})
-        return subprocess.CompletedProcess(command, 0, out.getvalue())
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(study, "_peak", lambda *sizes: 12.5 * (sizes == given))
-    assert study.peak(*given) == 12.5
-
-
-@pytest.mark.skipif(not RESETS, reason="needs a Linux that lets a process reset its peak")
-def test_memory_that_was_given_back_is_forgotten() -> None:
-    # Linux counts pages by processor and adds up now and then: with many of them a count is some 100 MiB behind, and a
-    # later one of the same pages may be some KiB smaller or larger. So nothing is compared without a margin.
-    size = 512
-    before = study._most_memory()
-    torch.ones(size, 2**18).sum()  # 512 MiB, for a moment
-    most = study._most_memory()
-    assert most > before - size / 2 and most > study._most_memory(reset=True) + size / 2
-    kept = torch.ones(size, 2**18)
-    assert study._most_memory(reset=True) > size / 2 and kept[0, 0] == 1
+    assert found("hybrid", 700) == found("two-tower", 700) == 4 * queries * 700 / 2**20, "scores alone"
+    pairs = 4 * queries * 700 * width / 2**20  # one feature a pair
+    assert 3 * pairs < found("single-tower", 700) < 12 * pairs, "several features of each pair are held at once"
+    assert found("single-tower", 1400) == pytest.approx(2 * found("single-tower", 700), rel=1e-3)
 
 
 def test_everything_that_the_ledger_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Medians over rounds; the machine is three times as slow in the second."""
     videos, queries, tokens, width, matrix = 6, 3, 4 + 5, 8, 16
-    threads, asked = torch.get_num_threads(), []
+    threads, scored, asked = torch.get_num_threads(), dict[str, torch.Tensor](), list[object]()
 
     def interleaved(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
         assert repeats == 3 and torch.get_num_threads() == 1
@@ -131,12 +110,13 @@ def test_everything_that_the_ledger_keeps(monkeypatch: pytest.MonkeyPatch) -> No
                 assert isinstance(found, Videos) and found.v.shape == (1, width)
             else:
                 assert found.shape == (queries, videos) and found.abs().max() <= 1 + 1e-5
+                scored[name] = found
         seconds = {name: 2.0 + 0.5 * name.startswith("hybrid") for name in made} | {"matmul": 0.5}
         taken = {name: [x, 3 * x, 1.1 * x] for name, x in seconds.items()}
         return taken | {"single-tower/score": [8.0, 24.0, 17.6]}
 
-    def peak(*given: Any) -> float:
-        asked.append(given)
+    def peak(step: Callable[[], object]) -> float:
+        asked.append(step())
         return 7.0 + len(asked)
 
     monkeypatch.setattr(discovla_cost, "interleaved", interleaved)
@@ -165,7 +145,8 @@ def test_everything_that_the_ledger_keeps(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["single-tower/online share"] == pytest.approx((scores + fused) / product * 0.5 / 8)
     assert [found[f"{tower}/stored KB"] for tower in study.TOWERS] == [4 * 8 / 1024, 4 * 8 / 1024, 4 * 9 * 8 / 1024]
     assert [found[f"{tower}/peak MiB"] for tower in study.TOWERS] == [8, 9, 10]
-    assert asked == [(tower, videos, queries, tokens, width) for tower in study.TOWERS]
+    for made, tower in zip(asked, study.TOWERS, strict=True):
+        assert isinstance(made, torch.Tensor) and torch.equal(made, scored[f"{tower}/score"])
 
 
 def test_threads_come_back_when_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:

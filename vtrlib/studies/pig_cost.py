@@ -17,7 +17,6 @@ __all__ = ["TOWERS", "encoding", "gallery_costs", "kept_for_backward", "peak", "
 
 TOWERS = {"two-tower": "clip_vip", "hybrid": "pig", "single-tower": "single_tower"}
 """The towers, and the variant of `vtrlib.pig.Config` that each is."""
-_MIB = 2**20
 
 
 def _models(clip: Mapping[str, Any], frames: int, top: int) -> dict[str, PIG]:
@@ -57,48 +56,28 @@ def scoring(tower: str, fusioner: Any, texts: Tensor, kept: Tensor) -> Tensor:
         return scores
 
 
-def peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> float:
-    """MiB that scoring takes on top of what is stored, at its peak; measured in a process of its own."""
-    import subprocess
-    import sys
+def peak(step: Callable[[], object]) -> float:
+    """MiB of the tensors that a step makes, where most of them are held at once: what torch is asked for on the CPU.
 
-    given = f"{tower!r}, {videos}, {queries}, {tokens}, {width}"
-    code = f"from vtrlib.studies import pig_cost; print(pig_cost._peak({given}))"
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
-
-
-def _peak(tower: str, videos: int, queries: int, tokens: int, width: int) -> float:
-    import torch
-
-    from vtrlib.pig import XPool
-
-    torch.set_num_threads(1)
-    fusioner, texts = XPool(width).eval(), stored("", queries, 1, width)
-    scoring(tower, fusioner, texts[:2], stored(tower, 3, tokens, width))  # code that is loaded on first use
-    kept = stored(tower, videos, tokens, width)
-    before = _most_memory(reset=True)
-    scoring(tower, fusioner, texts, kept)
-    return _most_memory() - before
-
-
-def _most_memory(reset: bool = False) -> float:
-    """MiB that this process had at most, or has where what it had before is to be forgotten.
-
-    Linux forgets; elsewhere all counts that it ever had, so that the difference may be too small.
+    Counted, not read off the process: pages of a process depend on what was given back before, and Linux counts them
+    by processor, up to some 100 MiB late. What libraries take for themselves inside one call is not in it.
     """
-    import os
-    import sys
+    import json
+    from itertools import accumulate
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
-    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if status.exists() and os.access(forget, os.W_OK):
-        if reset:
-            forget.write_text("5")
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
+    from torch.profiler import ProfilerActivity, profile
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        made = step()
+    del made
+    with TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    asked = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate((size for _, size in asked), initial=0)) / 2**20
 
 
 def kept_for_backward(tops: Sequence[int], clip: Mapping[str, Any] | None = None, frames: int = 12) -> dict[str, int]:
@@ -226,7 +205,7 @@ def gallery_costs(
             rounds = zip(taken[f"{tower}/score"], taken["matmul"], strict=True)
             found[f"{tower}/online share"] = median(work * product / own for own, product in rounds)
             found[f"{tower}/stored KB"] = stored(tower, 1, tokens, width, torch.Generator()).nbytes / 1024
-            found[f"{tower}/peak MiB"] = peak(tower, videos, queries, tokens, width)
+            found[f"{tower}/peak MiB"] = peak(steps[f"{tower}/score"])
     finally:
         torch.set_num_threads(threads)
     return found
