@@ -201,7 +201,7 @@ class TestReading:
         assert numbers(read_frames(record(tmp_path / "sound.mp4", sound=True), 4)) == frame_positions(N, 4).tolist()
 
     def test_memory_holds_the_frames_asked_for_and_no_others(self, tmp_path):
-        """400 frames of 640×480 are 369 MB; pages of a process are counted some 100 MB late where processors are many."""
+        """400 frames of 640×480 are 369 MB; where processors are many, pages are counted some 100 MB late."""
         path = record(tmp_path / "long.mp4", "mpeg4", [np.zeros((480, 640, 3), np.uint8)] * 400, size=(640, 480))
         code = f"""
 import resource
