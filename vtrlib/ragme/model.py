@@ -228,7 +228,7 @@ class RagMe(nn.Module):
                 f"z: found {type(z).__name__}, expected a tensor (B, K, F, D) or (B, K, D)."
             )
         width = self.config.width
-        if getattr(z, "ndim", 4) == 4:
+        if z.ndim == 4:
             known = check.sizes("z", z, "B K F D", {"D": width})
         else:
             known = check.sizes("z", z, "B K D", {"D": width})

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vtrlib import training
     from vtrlib.pig import PIG, Config, Reading, Videos
     from vtrlib.studies.clips import Clips
     from vtrlib.studies.pig_pairs import Pairs
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKBONES", "BATCH", "FIRST_RATE", "GAINS", "MODELS", "RATE", "STEPS", "TABLE_2", "TOP", "Model",
     "about_queries", "build", "encode", "evaluate_on", "first_losses", "hits", "mixing", "modality_gap", "pairs",
-    "plans", "query_recall_on", "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "train",
+    "query_recall_on", "r_sum_on", "recall_of_queries", "scores", "settings", "shows_digit", "train", "train_on",
 ]  # fmt: skip
 
 STEPS, BATCH, TOP = 64, 24, 16
@@ -148,24 +147,25 @@ def train(
         steps, batch: of each stage: updates, and clips of each, with one caption.
         until, quiet: of `vtrlib.training.fit`.
     """
-    from vtrlib.pig import train_stages
-
     model = build(config, seed)
     peaks = {stage: peak for stage, peak in ((1, first), (2, rate)) if peak is not None}
-    made = plans(peaks, seed, steps, batch)
-    return model, train_stages(model, data, made, collate=lambda items: items, until=until, quiet=quiet)
+    return model, train_on(model, data, peaks, seed=seed, steps=steps, batch=batch, until=until, quiet=quiet)
 
 
-def plans(peaks: Mapping[int, float], seed: int, steps: int = STEPS, batch: int = BATCH) -> dict[int, training.Config]:
-    """Of each stage how `train` trains it, from the peak of its learning rate."""
-    from vtrlib.pig import plan
+def train_on(
+    model: PIG, data: Pairs, peaks: Mapping[int, float], *, seed: int, steps: int, batch: int, until: int | None = None,
+    quiet: bool | None = None,
+) -> dict[int, History]:  # fmt: skip
+    """Train a model that is there in those stages that a peak of the learning rate is given for, as `train` does."""
+    from vtrlib.pig import plan, train_stages
 
-    return {
+    plans = {
         stage: plan(
             stage, steps=steps, batch_size=batch, learning_rate=peak, warmup=0.1, seed=seed + 1000 * (stage == 1)
         )
         for stage, peak in peaks.items()
     }  # fmt: skip
+    return train_stages(model, data, plans, collate=lambda items: items, until=until, quiet=quiet)
 
 
 def encode(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vtrlib.experiments import experiment
 from vtrlib.studies.pig import (
-    BATCH, FIRST_RATE, RATE, STEPS, about_queries, build, encode, evaluate_on, pairs, plans,
-    query_recall_on, settings,
+    BATCH, FIRST_RATE, RATE, STEPS, about_queries, build, encode, evaluate_on, pairs,
+    query_recall_on, settings, train_on,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def _built(name: str, seed: int) -> PIG:
 
 def _stage(model: PIG, stage: int, seed: int, rate: float, steps: int, size: int | None = None) -> list[float]:
     """Train one stage as `vtrlib.studies.pig.train` does; its losses."""
-    from vtrlib.pig import train_stages
-
-    made = plans({stage: rate}, seed, steps, BATCH if size is None else 8)
-    return train_stages(model, pairs("train", size), made, collate=lambda items: items, quiet=True)[stage].losses
+    batch = BATCH if size is None else 8
+    found = train_on(model, pairs("train", size), {stage: rate}, seed=seed, steps=steps, batch=batch, quiet=True)
+    return found[stage].losses
 
 
 def _first_losses(seed: int, **_: object) -> list[float]:
